@@ -1,0 +1,433 @@
+"""What every backend is: the circuits of one namespace, and this process's part in them.
+
+A backend keeps one :class:`View` per circuit, takes the outcomes of suspect calls and the
+permits of trials to its store, and goes on alone when the store is away. What a store must
+be able to do is the abstract methods at the end; the contract suite in
+``tests/backends/test_contract.py`` is what they must keep.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING, ClassVar
+
+from circuitbreaker_django.backends.process import Process as Process
+from circuitbreaker_django.backends.process import on_event_loop as on_event_loop
+from circuitbreaker_django.backends.store import Changes as Changes
+from circuitbreaker_django.backends.store import Declaration as Declaration
+from circuitbreaker_django.backends.store import Failures as Failures
+from circuitbreaker_django.backends.store import Fence as Fence
+from circuitbreaker_django.backends.store import NoStore as NoStore
+from circuitbreaker_django.backends.store import Order as Order
+from circuitbreaker_django.backends.store import Overview as Overview
+from circuitbreaker_django.backends.store import ProcessInfo as ProcessInfo
+from circuitbreaker_django.backends.store import Report as Report
+from circuitbreaker_django.backends.store import StoreBusy as StoreBusy
+from circuitbreaker_django.backends.store import StoreLost as StoreLost
+from circuitbreaker_django.core import circuit as core
+from circuitbreaker_django.core.announce import log_event
+from circuitbreaker_django.core.circuit import Circuit, Event, Grant
+from circuitbreaker_django.core.errors import CircuitBackendError, CircuitOpenError
+from circuitbreaker_django.core.gate import Bell
+from circuitbreaker_django.core.policy import Policy, micros, seconds
+from circuitbreaker_django.core.states import CircuitState, Outcome
+from circuitbreaker_django.core.trial import Admission, Trial, rides_on_a_trial
+from circuitbreaker_django.core.view import View
+from circuitbreaker_django.core.window import add, tripped
+
+if TYPE_CHECKING:
+    from circuitbreaker_django.core.breaker import CircuitBreaker
+
+logger = logging.getLogger("circuitbreaker_django")
+
+Clock = Callable[[], int]
+Listener = Callable[[str, Event], None]
+
+#: Seconds that a caller may wait for a trial permit (rule 13).
+PERMIT_PATIENCE = 0.05
+#: Seconds that a command may wait for the store.
+COMMAND_PATIENCE = 1.0
+#: Seconds for which a process believes a "no permit now".
+PAUSE = 1.0
+#: Reports kept for a store that is away.
+MAX_REPORTS = 1000
+
+
+def monotonic() -> int:
+    """The host's monotonic clock in microseconds, the same for all processes of one boot."""
+    return time.monotonic_ns() // 1000
+
+
+class Backend(abc.ABC):
+    """The circuits of one namespace.
+
+    Args:
+        clock: microseconds of a monotonic clock; tests inject one.
+    """
+
+    #: Whether other processes see and steer these circuits.
+    shared: ClassVar[bool] = False
+    #: Whether a failing caller waits for its turn to write (only where a turn is microseconds).
+    queues: ClassVar[bool] = True
+    #: A fingerprint of this process's settings, told to operators where circuits are shared.
+    digest: str = ""
+
+    def __init__(self, *, clock: Clock = monotonic) -> None:
+        self.clock = clock
+        self.listeners: list[Listener] = [log_event]
+        #: Told of a process's first rejection by an opening; not of each one.
+        self.on_first_rejection: Callable[[CircuitOpenError], None] | None = None
+        self.bell = Bell()
+        self._incarnation = 0
+        self._floor = 1
+        self._rows: dict[str, Circuit] = {}
+        self._views: dict[str, list[View]] = {}
+        self._failures: dict[str, Failures] = {}
+        self._reports: list[Report] = []
+        #: The epoch of each circuit whose first rejection was told.
+        self._told: dict[str, int] = {}
+        self._process = self._new_process()
+
+    # -- what a breaker calls ---------------------------------------------------------------
+
+    def new_view(self, breaker: CircuitBreaker, name: str) -> View:
+        """A breaker's view of the circuit of that name."""
+        with self._here().lock:
+            view = View(breaker, name, self._row(name), self._incarnation)
+            self._views.setdefault(name, []).append(view)
+        return view
+
+    def sync(self) -> None:
+        """Act on what has changed in the store. Never raises."""
+
+    def count_failure(self, view: View, epoch: int, policy: Policy, error: str) -> None:
+        """A call that was admitted under ``epoch`` has failed."""
+        self.sync()  # what has happened meanwhile may have made it void
+        process = self._here()
+        now = self.clock()
+        with process.lock:
+            if view.epoch != epoch:
+                return
+            view.count(now, policy)
+            self._keep_failure(view, policy, now, error)
+        self._flush(process, self._patience())
+        with process.lock:
+            events: tuple[Event, ...] = ()
+            if view.epoch == epoch and tripped(view.own, policy, now):
+                jitter = micros(random.uniform(0, policy.recovery_timeout / 10))
+                events = view.trip_on_own_evidence(policy, now, error, jitter)
+        if not self.available:  # else the store's event is the one that counts
+            self._announce([(view.name, event) for event in events])
+
+    def admit(self, view: View, policy: Policy, name: str | None) -> Admission | CircuitOpenError:
+        """Let a call pass, or not: the slow half of admission.
+
+        Returns:
+            The epoch of a closed circuit, a trial, ``None`` for a call inside of a trial, or
+            the error to raise, when the call is rejected.
+        """
+        self.sync()
+        process = self._here()
+        for _ in range(2):  # once more when the store knew of a newer epoch
+            with process.lock:
+                now = self.clock()
+                view.open_gate(self.bell, policy, now)
+                if view.epoch:
+                    return view.epoch
+                seen = core.effective(view.circuit, policy, now)
+                if seen.state is CircuitState.HALF_OPEN and rides_on_a_trial(view, now):
+                    return None
+                paused = now < view.pause_until
+            if seen.state is CircuitState.OPEN:
+                break
+            trial = None if paused else self._try(process, view, policy)
+            if trial is not None:
+                return trial
+        if seen.state is CircuitState.OPEN:
+            wait = None if seen.wait is None else seconds(seen.wait)
+        else:
+            wait = min(PAUSE, seconds(max(0, view.pause_until - now)) or PAUSE)
+        error = CircuitOpenError(name, seen.state, wait)
+        self._tell(view, error)
+        return error
+
+    def finish(self, trial: Trial, policy: Policy, outcome: Outcome, error: str) -> None:
+        """A trial has ended."""
+        if not trial.live:
+            return
+        trial.live = False
+        process = self._here()
+        if trial.pid != process.pid:
+            return  # a fork inside of the trial: it is the parent's to report
+        view = trial.view
+        if trial.local:
+            self._finish_local(process, trial, policy, outcome, error)
+            return
+        with process.lock:
+            view.pause_until = 0
+            if len(self._reports) < MAX_REPORTS:
+                self._reports.append(
+                    Report(view.name, trial.fence, trial.token, policy, outcome, error)
+                )
+        self._flush(process, self._patience())
+
+    def order(self, orders: Mapping[str, Order]) -> Mapping[str, Circuit]:
+        """Apply an operator's commands, by name of circuit: all of them or none.
+
+        Raises:
+            CircuitConflictError: a circuit is not at the epoch that its command expects.
+            CircuitBackendError: the store could not confirm them.
+        """
+        deadline = time.monotonic() + COMMAND_PATIENCE
+        self.sync()
+        process = self._here()
+        try:
+            with process.writing.taken(COMMAND_PATIENCE) as mine:
+                if not mine:
+                    raise StoreBusy("another thread of this process is writing")
+                changes = self._command(orders, max(0.0, deadline - time.monotonic()))
+        except (StoreBusy, StoreLost) as error:
+            raise CircuitBackendError(f"nothing was applied: {error}") from error
+        self._adopt(process, changes)
+        self._flush(process, self._patience())
+        return changes.circuits
+
+    @property
+    def problem(self) -> str | None:
+        """Why the store cannot be used, if it cannot."""
+        return None
+
+    def describe(self) -> str:
+        """Where the circuits are, in words for people; never with a password."""
+        return "the memory of this process"
+
+    def open(self, *, create: bool) -> None:
+        """Open the store for an operator, or say why that cannot be.
+
+        Raises:
+            NoStore: there is none, and ``create`` is false.
+            CircuitBackendError: it cannot be used.
+        """
+
+    def declare(self, declaration: Declaration) -> None:
+        """Let operators know of a breaker."""
+
+    def touch(self) -> None:
+        """Called now and then, at the start of a request: a chance for what is overdue."""
+
+    def close(self) -> None:
+        """Let go of everything that this process holds; the next use takes it up again."""
+        self._shut_gates()
+
+    def _shut_gates(self) -> None:
+        """Make every breaker look again at its next call."""
+        with self._here().lock:
+            for views in self._views.values():
+                for view in views:
+                    view.shut()
+
+    # -- this process's part ----------------------------------------------------------------
+
+    @property
+    def available(self) -> bool:
+        """Whether the store could be used when it was last tried."""
+        return True
+
+    def _new_process(self) -> Process:
+        return Process()
+
+    def _here(self) -> Process:
+        """This process's locks and files; compared by pid, for at-fork hooks do not always run."""
+        process = self._process
+        if process.pid != os.getpid():
+            fresh = self._new_process()
+            heir = process.heirs.setdefault(fresh.pid, fresh)  # the first thread to come makes it
+            if heir is fresh:  # what is pending is the parent's to deliver
+                self._failures, self._reports = {}, []
+            self._process = process = heir
+        return process
+
+    def _row(self, name: str) -> Circuit:
+        return self._rows.get(name) or Circuit(epoch=self._floor)
+
+    def _keep_row(self, name: str, circuit: Circuit) -> None:
+        """Keep what the store says, unless something newer is known already."""
+        known = self._rows.get(name)
+        if known is None or circuit.epoch >= known.epoch:
+            self._rows[name] = circuit
+
+    def _keep_failure(self, view: View, policy: Policy, now: int, error: str) -> None:
+        kept = self._failures.get(view.name)
+        fence = (view.incarnation, view.shared_epoch)
+        if kept is None or kept.fence != fence:
+            kept = self._failures[view.name] = Failures(fence, policy)
+        kept.times = add(kept.times, (now,), policy)
+        kept.last_error = error
+
+    def _flush(self, process: Process, patience: float, *, insist: bool = False) -> None:
+        """Bring to the store what is pending, if it is this thread's turn.
+
+        A thread that does not get its turn leaves its part to the one that has it, which
+        looks again after it has let go of the turn: so nothing is left behind (rule 27).
+
+        Args:
+            process: this process.
+            patience: seconds to wait for other processes.
+            insist: also when the store was busy a moment ago; not for callers.
+        """
+        while (self._failures or self._reports) and (insist or self._may_write(process)):
+            with process.writing.taken(inf if self.queues else 0) as mine:
+                if not mine:
+                    return
+                changes = self._flush_once(process, patience)
+            if changes is None:
+                return
+            self._adopt(process, changes)
+
+    def _may_write(self, process: Process) -> bool:
+        """Whether a caller may try the store, or has to spare himself the wait."""
+        return True
+
+    def _flush_once(self, process: Process, patience: float) -> Changes | None:
+        with process.lock:
+            failures, self._failures = self._failures, {}
+            reports, self._reports = self._reports, []
+        try:
+            return self._deliver(failures, reports, patience)
+        except (StoreBusy, StoreLost):
+            with process.lock:
+                for name, newer in self._failures.items():
+                    kept = failures.setdefault(name, newer)
+                    if kept is not newer and kept.fence == newer.fence:
+                        kept.times = add(kept.times, newer.times, newer.policy)
+                    else:
+                        failures[name] = newer
+                self._failures = failures
+                self._reports = [*reports, *self._reports][:MAX_REPORTS]
+            return None
+
+    def _patience(self) -> float:
+        """Seconds that a failing caller may wait for the store."""
+        return 0.0
+
+    def _adopt(self, process: Process, changes: Changes) -> None:
+        with process.lock:
+            if changes.incarnation == self._incarnation:
+                for name, circuit in changes.circuits.items():
+                    self._keep_row(name, circuit)
+                    for view in self._views.get(name, ()):
+                        view.adopt(circuit, changes.incarnation)
+        self._announce(changes.events)
+
+    def _announce(self, events: list[tuple[str, Event]]) -> None:
+        for name, event in events:
+            for listener in self.listeners:
+                try:
+                    listener(name, event)
+                except Exception:
+                    logger.exception("a listener of circuit %r failed", name)
+
+    def _tell(self, view: View, error: CircuitOpenError) -> None:
+        """Tell of a process's first rejection by an opening."""
+        epoch = view.circuit.epoch
+        if self.on_first_rejection is None or self._told.get(view.name) == epoch:
+            return
+        self._told[view.name] = epoch
+        try:
+            self.on_first_rejection(error)
+        except Exception:
+            logger.exception("the first rejection by circuit %r could not be told", view.name)
+
+    def _try(self, process: Process, view: View, policy: Policy) -> Trial | None:
+        """Ask the store for a permit, one thread at a time, each with a bound (rule 13)."""
+        if not self.available or view.local:
+            return self._local_trial(process, view, policy)
+        patience = 0.0 if on_event_loop() else PERMIT_PATIENCE
+        if not self._may_write(process):
+            return None
+        deadline = time.monotonic() + patience
+        token = secrets.token_hex(8)
+        try:
+            with process.writing.taken(patience) as mine:
+                now = self.clock()
+                if not mine or view.epoch or now < view.pause_until:  # settled while it waited
+                    return None
+                fence = (view.incarnation, view.shared_epoch)
+                rest = max(0.0, deadline - time.monotonic())
+                grant, changes = self._acquire(view.name, fence, token, policy, rest)
+        except StoreBusy:
+            return None
+        except StoreLost:
+            return self._local_trial(process, view, policy)
+        self._adopt(process, changes)
+        self._flush(process, self._patience())
+        if grant.granted:
+            return Trial(view, fence, token, now + micros(policy.trial_timeout), local=False)
+        if grant.wait is not None:
+            view.pause_until = now + min(grant.wait, micros(PAUSE))
+        return None
+
+    def _local_trial(self, process: Process, view: View, policy: Policy) -> Trial | None:
+        """A process without its store runs at most one trial of its own, jittered (rule 14)."""
+        token = secrets.token_hex(8)
+        with process.lock:
+            now = self.clock()
+            if not view.local:
+                view.go_local(now + micros(random.uniform(0, policy.recovery_timeout / 10)))
+            epoch = view.circuit.epoch
+            alone = replace(policy, half_open_max_calls=1)
+            view.circuit, grant, _ = core.acquire(view.circuit, epoch, token, alone, now)
+            if grant.granted:
+                expires = now + micros(policy.trial_timeout)
+                return Trial(view, (view.incarnation, epoch), token, expires, local=True)
+            view.pause_until = now + min(grant.wait or 0, micros(PAUSE))
+        return None
+
+    def _finish_local(
+        self, process: Process, trial: Trial, policy: Policy, outcome: Outcome, error: str
+    ) -> None:
+        view = trial.view
+        incarnation, epoch = trial.fence
+        events: tuple[Event, ...] = ()
+        with process.lock:
+            view.pause_until = 0
+            if view.local and view.incarnation == incarnation:
+                circuit, events = core.report(
+                    view.circuit, epoch, trial.token, outcome, policy, self.clock(), error
+                )
+                view.go_on(circuit)
+        self._announce([(view.name, event) for event in events])
+
+    # -- what a store must be able to do; each raises StoreBusy or StoreLost ------------------
+
+    @abc.abstractmethod
+    def _deliver(
+        self, failures: Mapping[str, Failures], reports: list[Report], patience: float
+    ) -> Changes:
+        """Count failures and take reports, all or nothing."""
+
+    @abc.abstractmethod
+    def _acquire(
+        self, name: str, fence: Fence, token: str, policy: Policy, patience: float
+    ) -> tuple[Grant, Changes]:
+        """Ask for a trial permit."""
+
+    @abc.abstractmethod
+    def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:
+        """Apply commands, all or none; raises ``CircuitConflictError`` too."""
+
+    @abc.abstractmethod
+    def overview(self) -> Overview:
+        """Everything, for operators."""
+
+    @abc.abstractmethod
+    def events(self, limit: int = 100) -> list[tuple[str, Event]]:
+        """The newest events, newest first."""

@@ -1,0 +1,71 @@
+"""This process, as a backend knows it: what cannot be shared with a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_FOR_EVER = threading.TIMEOUT_MAX
+
+
+class Turn:
+    """What one thread of this process does at a time.
+
+    A signal handler may raise between any two lines (a task's time limit, a worker's abort), and
+    may itself come to where its thread has the turn already. So the turn knows its thread: it is
+    given back by whoever has it, and nobody takes it twice.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def take(self, patience: float) -> bool:
+        """Take the turn; ``inf`` waits for it. Not if this thread has it already."""
+        return not self._is_mine() and self._lock.acquire(timeout=min(patience, _FOR_EVER))
+
+    def give_back(self) -> None:
+        """Let the next thread have it, if it is this one's."""
+        if self._is_mine():
+            self._lock.release()
+
+    @contextmanager
+    def taken(self, patience: float) -> Iterator[bool]:
+        """The turn for a block; whether it was to be had."""
+        if self._is_mine():
+            yield False
+            return
+        try:
+            yield self.take(patience)
+        finally:
+            self.give_back()
+
+    def _is_mine(self) -> bool:
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+
+class Process:
+    """Locks, threads and files belong to one process; a fork gets new ones (rule 28)."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        #: What it is known by: in containers every pid is 1 (rule 23).
+        self.id = secrets.token_hex(8)
+        #: What a fork of it has made for itself, by pid; always empty but in such a fork.
+        self.heirs: dict[int, Process] = {}
+        #: Guards views and what is pending; held for a few instructions, never over I/O.
+        self.lock = threading.RLock()
+        #: Held by the one thread of this process that writes to the store.
+        self.writing = Turn()
+
+
+def on_event_loop() -> bool:
+    """Whether the caller runs on an event loop, which must not be kept waiting."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,331 @@
+"""The backend of one host: every process shares circuits through a SQLite file, with no server.
+
+A change is a transaction; a doorbell word beside the file, mapped by every process, tells the
+others at their next call that there was one (rules 24 to 28). The state is disposable: what
+is corrupt is replaced, and a process that cannot use the file goes on with circuits of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+from circuitbreaker_django.backends import host, lifetime
+from circuitbreaker_django.backends.base import COMMAND_PATIENCE, Clock, monotonic
+from circuitbreaker_django.backends.doorbell import is_clean
+from circuitbreaker_django.backends.place import place_for
+from circuitbreaker_django.backends.sqlite_attached import AttachedBackend
+from circuitbreaker_django.backends.sqlite_file import SQLiteFile
+from circuitbreaker_django.backends.sqlite_process import TICK, SQLiteProcess
+from circuitbreaker_django.backends.sqlite_tables import (
+    HISTORY,
+    publish,
+    read_events,
+    read_overview,
+    withdraw,
+)
+from circuitbreaker_django.backends.store import (
+    Changes,
+    Declaration,
+    NoStore,
+    Order,
+    Overview,
+    ProcessInfo,
+    StoreBusy,
+    StoreLost,
+)
+from circuitbreaker_django.core import circuit as core
+from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
+from circuitbreaker_django.core.errors import CircuitBackendError
+from circuitbreaker_django.core.gate import Bell
+from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.core.trial import Trial
+from circuitbreaker_django.core.view import View
+
+T = TypeVar("T")
+
+#: Seconds that the first use in a process may take.
+ATTACH_PATIENCE: Final = 0.1
+#: Seconds that the end of a process waits for another process's transaction, twice at most.
+CLOSE_PATIENCE: Final = 0.1
+#: Seconds that housekeeping waits for another process's transaction.
+HOUSEKEEPING_PATIENCE: Final = 0.25
+#: Seconds between two publications of a process, and of what its code declares.
+PUBLISH_EVERY: Final = 5.0
+DECLARE_EVERY: Final = 3600.0
+#: Seconds after the loss of the store in which holds are put back (rule 21).
+REASSERT_WITHIN: Final = 10.0
+
+
+class SQLiteBackend(AttachedBackend):
+    """Circuits that all processes of a host share.
+
+    Args:
+        location: the path of the file; by default a folder in memory that every user and
+            session of the host finds. The file's name gets the schema's version.
+        namespace: keeps projects apart at the default place.
+        alias: keeps a project's registries apart at the default place.
+        observer: look and steer only: make no store, and do not count as a process.
+        clock: microseconds of the host's monotonic clock; tests inject one.
+    """
+
+    shared = True
+    queues = False
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | None = None,
+        *,
+        namespace: str = "default",
+        alias: str = "default",
+        observer: bool = False,
+        clock: Clock = monotonic,
+    ) -> None:
+        path = None if location is None else os.fspath(location)
+        super().__init__(place_for(path, namespace, alias), observer=observer, clock=clock)
+        self._declared: dict[str, Declaration] = {}
+        lifetime.watch(self)
+
+    # -- what a breaker calls ---------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Act on what has changed in the store, and open it at the first use. Never raises."""
+        process = self._here()
+        file = process.file
+        if file is None:
+            if not process.tried:
+                self._take_up(process, ATTACH_PATIENCE, first=True)
+        elif file.bell.word[()] != file.bell.seen:
+            self._refresh(process, file)
+
+    def count_failure(self, view: View, epoch: int, policy: Policy, error: str) -> None:
+        """A call that was admitted under ``epoch`` has failed."""
+        super().count_failure(view, epoch, policy, error)
+        self.touch()
+
+    def finish(self, trial: Trial, policy: Policy, outcome: Outcome, error: str) -> None:
+        """A trial has ended."""
+        super().finish(trial, policy, outcome, error)
+        self.touch()
+
+    def touch(self) -> None:
+        """Do the housekeeping here if its thread has not: where threads cannot run (rule 25)."""
+        process = self._here()
+        if process.tried and time.monotonic() >= process.ticked_at + 2 * TICK:
+            self._tick(process, self._patience())
+
+    def declare(self, declaration: Declaration) -> None:
+        """Let operators know of a breaker; told to the store at the first use of any."""
+        self._declared[declaration.name] = declaration
+        process = self._here()
+        process.publish_at = process.declare_at = 0.0
+
+    def close(self) -> None:
+        """Let go of the store; the next use takes it up again."""
+        process = self._here()
+        process.stopped = True
+        process.wake.set()
+        self._flush(process, CLOSE_PATIENCE, insist=True)
+        with process.still() as got:
+            self._process = self._new_process()
+            self._incarnation = 0  # holds that are known of now may be over when it comes back
+            self._change_bell(Bell(seen=None))
+            if not got:
+                return  # another thread is stuck in there
+            if process.file is not None:
+                self._withdraw(process, process.file)
+                process.retired.append(process.file)
+                process.file = None
+            process.close_retired()
+
+    # -- what operators ask ------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """The path of the file."""
+        return str(self.place.database)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the store cannot be used, if it cannot."""
+        return self._here().problem
+
+    def open(self, *, create: bool) -> None:
+        """Open the store for an operator, or say why that cannot be.
+
+        Raises:
+            NoStore: there is none, and ``create`` is false.
+            CircuitBackendError: it cannot be used.
+        """
+        error = self._attach(self._here(), COMMAND_PATIENCE, create=create)
+        if isinstance(error, NoStore):
+            raise error
+        if error is not None:
+            raise CircuitBackendError(str(error)) from error
+
+    def order(self, orders: Mapping[str, Order]) -> Mapping[str, Circuit]:
+        """Apply an operator's commands, by name of circuit: all of them or none.
+
+        Raises:
+            CircuitConflictError: a circuit is not at the epoch that its command expects.
+            CircuitBackendError: the store could not confirm them.
+        """
+        process = self._here()
+        file = process.file
+        if file is not None:
+            self._verify(process, file)
+        if process.file is None:  # also soon after a failure, since somebody waits for it
+            self._take_up(process, COMMAND_PATIENCE / 2)
+        return super().order(orders)
+
+    def overview(self) -> Overview:
+        """Everything, for operators; raises ``CircuitBackendError`` without a store."""
+        return self._ask(lambda reader: read_overview(reader, self.clock()))
+
+    def events(self, limit: int = 100) -> list[tuple[str, Event]]:
+        """The newest events, newest first; raises ``CircuitBackendError`` without a store."""
+        return self._ask(lambda reader: read_events(reader, max(0, min(limit, HISTORY))))
+
+    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        self.sync()
+        process = self._here()
+        file = process.file
+        if file is None:
+            raise CircuitBackendError(process.problem or f"there is no {self.place.database}")
+        try:
+            with process.reading.taken(COMMAND_PATIENCE) as mine:
+                if not mine:
+                    raise StoreBusy("another thread of this process is reading")
+                return file.read(question)
+        except StoreBusy as error:
+            raise CircuitBackendError(str(error)) from error
+        except StoreLost as error:
+            self._lost(process, file, error)
+            raise CircuitBackendError(str(error)) from error
+
+    # -- housekeeping -----------------------------------------------------------------------
+
+    def _attached(self, process: SQLiteProcess, deadline: float) -> None:
+        if self.observer:
+            self._recovered(process)
+        self._publish(process, max(0.0, deadline - time.monotonic()))
+        self._put_holds_back(process, max(0.0, deadline - time.monotonic()))
+
+    def keep_house(self, process: SQLiteProcess) -> None:
+        """One round of the thread."""
+        self._tick(process, HOUSEKEEPING_PATIENCE)
+
+    def _tick(self, process: SQLiteProcess, patience: float) -> None:
+        process.ticked_at = time.monotonic()
+        if process.file is not None:
+            self._verify(process, process.file)
+        if process.file is None:
+            self._take_up(process, patience)
+        if process.retired:
+            with process.still(patience) as got:
+                if got:
+                    process.close_retired()
+        file = process.file
+        if file is None:
+            return
+        self._refresh(process, file, force=True)
+        self._flush(process, patience, insist=True)
+        self._clean_word(process, file)
+        self._publish(process, patience)
+        self._put_holds_back(process, patience)
+
+    def _clean_word(self, process: SQLiteProcess, file: SQLiteFile) -> None:
+        if is_clean(file.bell.word[()]):
+            return
+        try:
+            with process.writing.taken(0) as mine:
+                if mine:
+                    file.clean_word()
+        except StoreBusy:
+            return  # somebody is writing, and cleans it himself
+        except StoreLost as error:
+            self._lost(process, file, error)
+
+    def _publish(self, process: SQLiteProcess, patience: float) -> None:
+        """Tell operators that this process is there, and what its code declares (rule 23)."""
+        file, now = process.file, time.monotonic()
+        # A store that was busy is written to even so, to find out whether it still is.
+        due = now >= process.publish_at or process.busy_since is not None
+        if self.observer or file is None or not due:
+            return
+        info = ProcessInfo(
+            host.host_name(),
+            process.pid,
+            host.process_kind(),
+            process.started,
+            self.digest,
+            host.pid_space(),
+        )
+        declare = now >= process.declare_at
+        try:
+            with process.writing.taken(patience) as mine:
+                if not mine:
+                    return
+                # Before what is declared is read: what comes later is for the next time.
+                process.publish_at = now + PUBLISH_EVERY
+                if declare:
+                    process.declare_at = now + DECLARE_EVERY
+                with self._writing(process, file, patience) as writer:
+                    declared = list(self._declared.values()) if declare else []
+                    publish(writer, process.id, info, declared, self.clock())
+                    file.commit(ring=False)
+        except (StoreBusy, StoreLost):
+            process.publish_at = 0.0
+            if declare:
+                process.declare_at = 0.0
+            return
+        self._flush(process, self._patience())
+
+    def _withdraw(self, process: SQLiteProcess, file: SQLiteFile) -> None:
+        """Tell operators that this process is gone."""
+        try:
+            if not self.observer:
+                with file.writing(CLOSE_PATIENCE) as writer:
+                    withdraw(writer, process.id)
+                    file.commit(ring=False)
+        except (StoreBusy, StoreLost):
+            return  # it will be forgotten
+
+    def _remember_holds(self, process: SQLiteProcess, rows: Mapping[str, Circuit]) -> None:
+        now = self.clock()
+        known = {name: circuit.override for name, circuit in self._rows.items()}
+        process.holds_until = time.monotonic() + REASSERT_WITHIN
+        process.holds = {
+            name: hold
+            # Those of the store before that one, too, if they could not be put back yet.
+            for name, hold in {**process.holds, **known}.items()
+            if name not in rows and hold is not None and (hold.until is None or hold.until > now)
+        }
+
+    def _put_holds_back(self, process: SQLiteProcess, patience: float) -> None:
+        """Tell a store that has lost everything of the holds that were in force (rule 21)."""
+        if not process.holds:
+            return
+        changes = Changes(0)
+        try:
+            with process.writing.taken(patience) as mine:
+                if not mine:
+                    return
+                if time.monotonic() < process.holds_until:
+                    with self._transaction(patience) as step:
+                        for name, hold in process.holds.items():
+                            if step.find(name) is None:
+                                left = None if hold.until is None else max(1, hold.until - step.now)
+                                order = Command(CommandKind.HOLD, left, hold.actor, hold.reason)
+                                result = core.command(step.read(name), order, Policy(), step.now)
+                                assert result is not None
+                                step.write(name, *result)
+                        changes = step.changes
+                process.holds = {}
+        except (StoreBusy, StoreLost):
+            return
+        self._adopt(process, changes)
+        self._flush(process, self._patience())

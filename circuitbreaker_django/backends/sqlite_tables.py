@@ -1,0 +1,244 @@
+"""The tables of the SQLite backend: what is written to them, and what is believed of them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from circuitbreaker_django.backends import host
+from circuitbreaker_django.backends.store import Declaration, Overview, ProcessInfo, StoreLost
+from circuitbreaker_django.backends.transactional import Transaction
+from circuitbreaker_django.core.circuit import Circuit, Event
+from circuitbreaker_django.core.policy import micros, seconds
+from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
+
+#: Seconds after which a silent process counts as gone.
+GONE_AFTER: Final = 15.0
+#: Seconds that a declaration is kept after it was last seen (7 days).
+KEEP_DECLARED: Final = 7 * 86400.0
+#: Events kept.
+HISTORY: Final = 5000
+
+_TABLES: Final = """
+CREATE TABLE meta (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    incarnation INTEGER NOT NULL, floor INTEGER NOT NULL, revision INTEGER NOT NULL,
+    boot TEXT NOT NULL
+);
+CREATE TABLE circuits (
+    name TEXT PRIMARY KEY, revision INTEGER NOT NULL, record TEXT NOT NULL, wall_until REAL
+) WITHOUT ROWID;
+CREATE INDEX circuits_revision ON circuits (revision);
+CREATE TABLE events (id INTEGER PRIMARY KEY, name TEXT NOT NULL, record TEXT NOT NULL);
+CREATE TABLE processes (
+    id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL, info TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE declarations (
+    name TEXT PRIMARY KEY, seen_at INTEGER NOT NULL, policy TEXT NOT NULL, place TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+_INFO_TYPES: Final = {
+    "host": str,
+    "pid": int,
+    "kind": str,
+    "started": float,
+    "digest": str,
+    "pid_space": str,
+}
+
+
+class Corrupt(StoreLost):
+    """What lies in the file is not ours to understand: it is to be replaced."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"the store is corrupt: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What the store says of itself."""
+
+    incarnation: int
+    floor: int
+    revision: int
+    boot: str
+
+
+def read_meta(connection: sqlite3.Connection) -> Meta:
+    """What the store says of itself.
+
+    Raises:
+        Corrupt: nothing that we have written.
+    """
+    row = connection.execute("SELECT incarnation, floor, revision, boot FROM meta").fetchone()
+    if row is None or not isinstance(row[3], str):
+        raise Corrupt("it has no identity")
+    if not all(isinstance(value, int) and value >= 0 for value in row[:3]) or row[2] >> 62:
+        raise Corrupt("its identity is no number")
+    return Meta(*row)
+
+
+def find_circuit(connection: sqlite3.Connection, name: str) -> Circuit | None:
+    """The circuit's row, if it has one."""
+    row = connection.execute("SELECT record FROM circuits WHERE name = ?", (name,)).fetchone()
+    return None if row is None else _circuit(row[0])
+
+
+def read_circuits(connection: sqlite3.Connection, since: int) -> dict[str, Circuit]:
+    """The circuits that were changed by a later revision than ``since``."""
+    rows = connection.execute("SELECT name, record FROM circuits WHERE revision > ?", (since,))
+    circuits = {name: _circuit(record) for name, record in rows}
+    if not all(isinstance(name, str) for name in circuits):
+        raise Corrupt("a name is no text")
+    return circuits
+
+
+def read_events(connection: sqlite3.Connection, limit: int) -> list[tuple[str, Event]]:
+    """The newest events, newest first."""
+    rows = connection.execute("SELECT name, record FROM events ORDER BY id DESC LIMIT ?", (limit,))
+    try:
+        return [(name, load_event(record)) for name, record in rows]
+    except ValueError as error:
+        raise Corrupt(error) from error
+
+
+def read_overview(connection: sqlite3.Connection, now: int) -> Overview:
+    """Everything, for operators. What another release has published unreadably is left out."""
+    declarations = {}
+    for name, policy, where in connection.execute(
+        "SELECT name, policy, place FROM declarations ORDER BY name"
+    ):
+        values = _object(policy)
+        if values is not None and isinstance(name, str) and isinstance(where, str):
+            declarations[name] = Declaration(name, values, where)
+    processes = []
+    for (info,) in connection.execute(
+        "SELECT info FROM processes WHERE seen_at > ? ORDER BY id", (now - micros(GONE_AFTER),)
+    ):
+        values = _object(info)
+        if values is not None and all(
+            isinstance(values.get(key), kind) for key, kind in _INFO_TYPES.items()
+        ):
+            process = ProcessInfo(**{key: values[key] for key in _INFO_TYPES})
+            # One that was killed could not say so; where pids can be compared they tell.
+            if process.pid_space != host.pid_space() or host.is_running(process.pid):
+                processes.append(process)
+    circuits = dict(sorted(read_circuits(connection, -1).items()))
+    return Overview(now, circuits, declarations, tuple(processes))
+
+
+def make_tables(writer: sqlite3.Connection, boot: str, now: int) -> None:
+    """Make the tables in a new file."""
+    for statement in _TABLES.split(";"):
+        writer.execute(statement)
+    writer.execute("INSERT INTO meta VALUES (1, ?, ?, 0, ?)", (_incarnation(), now, boot))
+
+
+def carry_over(writer: sqlite3.Connection, boot: str, now: int) -> None:
+    """After a new boot all times are void: holds stay, what is open may be tried (rule 4).
+
+    Events go, for nobody could say when they were.
+    """
+    revision = read_meta(writer).revision + 1
+    for name, record, wall_until in writer.execute(
+        "SELECT name, record, wall_until FROM circuits"
+    ).fetchall():
+        circuit = replace(
+            _circuit(record),
+            since=now,
+            retry_at=now,
+            failures=(),
+            permits=(),
+            trials=0,
+            trial_successes=0,
+        )
+        hold = circuit.override
+        if hold is not None:
+            until = hold.until
+            if until is not None:
+                left = wall_until - time.time() if isinstance(wall_until, float) else 0.0
+                until = now + micros(max(0.0, left))
+            circuit = replace(circuit, override=replace(hold, since=now, until=until))
+        writer.execute(
+            "UPDATE circuits SET record = ?, revision = ? WHERE name = ?",
+            (dump_circuit(circuit), revision, name),
+        )
+    writer.execute("DELETE FROM events")
+    writer.execute("DELETE FROM processes")
+    writer.execute("UPDATE declarations SET seen_at = ?", (now,))
+    writer.execute(
+        "UPDATE meta SET boot = ?, incarnation = ?, revision = ?", (boot, _incarnation(), revision)
+    )
+
+
+def save(writer: sqlite3.Connection, meta: Meta, step: Transaction) -> None:
+    """Write what a transaction has brought about; its revision is what others hear of."""
+    revision = meta.revision
+    if not step.silent:
+        revision += 1
+        writer.execute("UPDATE meta SET revision = ?", (revision,))
+    for name in step.written:
+        circuit = step.changes.circuits[name]
+        until = None if circuit.override is None else circuit.override.until
+        wall_until = None if until is None else time.time() + seconds(until - step.now)
+        writer.execute(
+            "INSERT INTO circuits VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+            " revision = excluded.revision, record = excluded.record,"
+            " wall_until = excluded.wall_until",
+            (name, revision, dump_circuit(circuit), wall_until),
+        )
+    for name, event in step.changes.events:
+        writer.execute("INSERT INTO events (name, record) VALUES (?, ?)", (name, dump_event(event)))
+        writer.execute("DELETE FROM events WHERE id <= last_insert_rowid() - ?", (HISTORY,))
+
+
+def publish(
+    writer: sqlite3.Connection,
+    process: str,
+    info: ProcessInfo,
+    declared: Iterable[Declaration],
+    now: int,
+) -> None:
+    """Write down who is there and what his code declares, and forget who is gone (rule 23)."""
+    writer.execute(
+        "REPLACE INTO processes VALUES (?, ?, ?)", (process, now, json.dumps(asdict(info)))
+    )
+    writer.execute("DELETE FROM processes WHERE seen_at <= ?", (now - micros(GONE_AFTER),))
+    writer.executemany(
+        "REPLACE INTO declarations VALUES (?, ?, ?, ?)",
+        [
+            (entry.name, now, json.dumps(dict(entry.policy), default=str), entry.where)
+            for entry in declared
+        ],
+    )
+    writer.execute("DELETE FROM declarations WHERE seen_at <= ?", (now - micros(KEEP_DECLARED),))
+
+
+def withdraw(writer: sqlite3.Connection, process: str) -> None:
+    """Forget a process that ends."""
+    writer.execute("DELETE FROM processes WHERE id = ?", (process,))
+
+
+def _incarnation() -> int:
+    return secrets.randbits(63) | 1
+
+
+def _circuit(record: Any) -> Circuit:
+    try:
+        return load_circuit(record)
+    except ValueError as error:
+        raise Corrupt(error) from error
+
+
+def _object(text: Any) -> dict[str, Any] | None:
+    try:
+        data = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,37 @@
+"""How a transition is told: one log line, by the process that caused it."""
+
+from __future__ import annotations
+
+import logging
+
+from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.states import CircuitState
+
+logger = logging.getLogger("circuitbreaker_django")
+
+
+def printable(text: str) -> str:
+    """Text from outside without the characters that could forge a line or steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def log_event(name: str, event: Event) -> None:
+    """Log a transition: opening as WARNING, closing as INFO, the first trial as DEBUG."""
+    words = [event.cause]
+    if event.actor:
+        words.append(f"by {event.actor}")
+    if event.reason:
+        words.append(f"({event.reason})")
+    if event.last_error:
+        words.append(f"- last error: {event.last_error}")
+    level = {
+        CircuitState.OPEN: logging.WARNING,
+        CircuitState.CLOSED: logging.INFO,
+        CircuitState.HALF_OPEN: logging.DEBUG,
+    }[event.after]
+    state = event.after.replace("_", "-")
+    logger.log(level, "circuit %s is %s: %s", printable(name), state, printable(" ".join(words)))

@@ -1,0 +1,298 @@
+"""CircuitBreaker: what a developer holds in hand."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+
+from circuitbreaker_django.core import circuit as core
+from circuitbreaker_django.core.block import BlockExit, arriving
+from circuitbreaker_django.core.circuit import Command, CommandKind
+from circuitbreaker_django.core.classify import ExceptionSpec, ExceptionTypes
+from circuitbreaker_django.core.errors import CircuitOpenError
+from circuitbreaker_django.core.policy import Policy, check_duration, micros
+from circuitbreaker_django.core.protect import is_async, is_plain, protect, refuse, run, run_async
+from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
+from circuitbreaker_django.core.trial import (
+    Admission,
+    ExcInfo,
+    Trial,
+    come_out,
+    enter_by_hand,
+    go_inside,
+)
+from circuitbreaker_django.core.view import View
+
+if TYPE_CHECKING:
+    from circuitbreaker_django.backends.base import Backend
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("circuitbreaker_django")
+
+#: The longest name of a breaker, in characters.
+MAX_NAME = 200
+
+
+class CircuitBreaker:
+    """Rejects calls of a dependency that fails, and lets trials find out when it is well again.
+
+    Use it as a decorator, with :meth:`call`, or as a (sync or async) context manager. One
+    breaker may be used by any number of threads and tasks at once; it holds no lock while
+    the protected call runs.
+
+    Args:
+        name: at most 200 printable characters; optional for a breaker of its own.
+        failure_threshold: failures within ``failure_window`` that open it; 1 to 1000.
+        failure_window: seconds that a failure counts.
+        recovery_timeout: seconds that it stays open before a trial.
+        half_open_max_calls: trials that may run at once; 1 to 1000.
+        success_threshold: successful trials that close it; 1 to 1000.
+        trial_timeout: seconds after which a trial that never ended gives its permit back;
+            at most 3600.
+        exceptions: classes, or dotted paths of classes, that count as failures. All else
+            counts as nothing.
+        backend: where the circuit lives; by default in this object alone.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range; the message
+            names it and what is allowed.
+    """
+
+    __slots__ = ("__weakref__", "backend", "exceptions", "name", "passive", "policy", "view")
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        failure_threshold: int = 5,
+        failure_window: float = 60.0,
+        recovery_timeout: float = 30.0,
+        half_open_max_calls: int = 1,
+        success_threshold: int = 1,
+        trial_timeout: float = 60.0,
+        exceptions: ExceptionSpec | Iterable[ExceptionSpec] = (Exception,),
+        backend: Backend | None = None,
+    ) -> None:
+        if name is not None:
+            check_name(name)
+        elif backend is not None:
+            raise ValueError("name is needed for a breaker that lives in a backend")
+        self.name = name
+        self.policy = Policy(
+            failure_threshold=failure_threshold,
+            failure_window=failure_window,
+            recovery_timeout=recovery_timeout,
+            half_open_max_calls=half_open_max_calls,
+            success_threshold=success_threshold,
+            trial_timeout=trial_timeout,
+        )
+        self.exceptions = ExceptionTypes(exceptions)
+        #: Whether calls pass without any protection or count.
+        self.passive = False
+        if backend is None:
+            # The one look upwards: a breaker of its own needs somewhere to live.
+            from circuitbreaker_django.backends.memory import MemoryBackend
+
+            backend = MemoryBackend()
+        self.backend: Backend = backend
+        self.view: View = backend.new_view(self, name or "")
+
+    def __repr__(self) -> str:
+        return f"<CircuitBreaker {self.name!r}>"
+
+    # -- calling ----------------------------------------------------------------------------
+
+    def call(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, protected; with an async one, return an awaitable that is.
+
+        Raises:
+            CircuitOpenError: the function was not called.
+            TypeError: a class or a generator function.
+        """
+        if not is_plain(func):
+            refuse(func)
+            if is_async(func):
+                return run_async(self, func, args, kwargs)  # type: ignore[arg-type, return-value]
+        result: R = run(self, func, args, kwargs)
+        return result
+
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function or a coroutine function; its signature stays.
+
+        Raises:
+            TypeError: a class or a generator function.
+        """
+        return protect(func, lambda: self)
+
+    def __enter__(self) -> Self:
+        gate = self.view.gate
+        word = gate.word
+        if word is None or word[()] == gate.admit:
+            gate.calls += 1.0
+            return self
+        block = arriving.get()
+        arriving.set(None)
+        admission = self.enter()
+        if isinstance(admission, CircuitOpenError):
+            raise admission
+        if isinstance(admission, Trial):
+            go_inside(admission)
+        if block is not None and block.is_of(self):
+            block.enter(admission)
+        else:
+            enter_by_hand(self.view, admission)
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, *exc_info: *ExcInfo) -> None: ...
+
+        async def __aexit__(self, *exc_info: *ExcInfo) -> None: ...
+
+    else:
+        __exit__ = BlockExit("__exit__")
+        __aexit__ = BlockExit("__aexit__")
+
+    # -- admission and outcome --------------------------------------------------------------
+
+    def enter(self) -> Admission | CircuitOpenError:
+        """Ask to call. The admission goes to :meth:`leave`, once; an error says that there is none.
+
+        The error is returned and not raised, since raising it twice would cost the most.
+        """
+        if self.passive:
+            return None
+        view = self.view
+        gate = view.gate
+        if gate.is_open:
+            gate.calls += 1.0
+            return gate.epoch
+        rejection = gate.rejection()
+        if rejection is not None:
+            return rejection
+        try:
+            answer = self.backend.admit(view, self.policy, self.name)
+        except Exception:
+            # A fault of ours or of a backend must not become the caller's.
+            logger.exception("the call of circuit %r passes unprotected", self.name)
+            return None
+        if isinstance(answer, CircuitOpenError):
+            view.rejected += 1
+            logger.debug("%s", answer)
+        else:
+            view.gate.calls += 1.0
+        return answer
+
+    def leave(
+        self, admission: Admission, outcome: Outcome, error: BaseException | None = None
+    ) -> None:
+        """Tell how the call ended. Never raises, so that the caller gets his own result."""
+        if admission is None or (outcome is Outcome.SUCCESS and not isinstance(admission, Trial)):
+            return
+        try:
+            if outcome is Outcome.IGNORED:
+                self.view.ignored += 1
+            elif outcome is Outcome.FAILURE:
+                self.view.failures += 1
+            name = "" if error is None else type(error).__qualname__
+            if isinstance(admission, Trial):
+                self.backend.finish(admission, self.policy, outcome, name)
+            elif outcome is Outcome.FAILURE:
+                self.backend.count_failure(self.view, admission, self.policy, name)
+        except Exception:
+            logger.exception("an outcome of circuit %r was lost", self.name)
+        finally:
+            if isinstance(admission, Trial):
+                come_out(admission)
+
+    def leave_block(self, admission: Admission, error: BaseException | None) -> None:
+        """Tell how a ``with`` block ended."""
+        outcome = Outcome.SUCCESS if error is None else self.exceptions.classify(error)
+        self.leave(admission, outcome, error)
+
+    # -- state and commands -----------------------------------------------------------------
+
+    @property
+    def state(self) -> CircuitState:
+        """The effective state at this moment. Reading it changes nothing and needs no traffic."""
+        return self._effective().state
+
+    @property
+    def mode(self) -> Mode:
+        """``"auto"``, or ``"forced_open"`` while an operator holds the circuit open."""
+        return self._effective().mode
+
+    def trip(
+        self,
+        *,
+        hold: bool = False,
+        duration: float | None = None,
+        reason: str = "",
+        actor: str = "",
+    ) -> None:
+        """Open the circuit, for everybody who shares it.
+
+        Without ``hold`` or ``duration`` it opens as failures would: a trial follows after
+        ``recovery_timeout`` and may close it. A circuit that is held stays held.
+
+        Args:
+            hold: keep it open until :meth:`reset`.
+            duration: keep it open for this many seconds; then trials decide.
+            reason: why; at most 500 characters are kept.
+            actor: who; at most 500 characters are kept.
+
+        Raises:
+            CircuitBackendError: the store could not confirm it; nothing was applied.
+            TypeError, ValueError: an argument is of a wrong type or out of range.
+        """
+        if not isinstance(hold, bool):
+            raise TypeError(f"hold must be True or False, not {hold!r}")
+        if duration is not None:
+            if hold:
+                raise ValueError("hold and duration: give one of them")
+            check_duration("duration", duration)
+            self._order(CommandKind.HOLD, micros(duration), reason, actor)
+        else:
+            self._order(CommandKind.HOLD if hold else CommandKind.TRIP, None, reason, actor)
+
+    def reset(self, *, reason: str = "", actor: str = "") -> None:
+        """Close the circuit for everybody; counters and any hold are cleared.
+
+        Raises:
+            CircuitBackendError: the store could not confirm it; nothing was applied.
+            TypeError: an argument is of a wrong type.
+        """
+        self._order(CommandKind.RESET, None, reason, actor)
+
+    def _order(self, kind: CommandKind, duration: int | None, reason: str, actor: str) -> None:
+        for argument, value in (("reason", reason), ("actor", actor)):
+            if not isinstance(value, str):
+                raise TypeError(f"{argument} must be a string, not {value!r}")
+        command = Command(kind, duration, actor, reason)
+        self.backend.order({self.view.name: (command, self.policy)})
+
+    def _effective(self) -> core.Effective:
+        if self.passive:
+            return core.Effective(CircuitState.CLOSED, Mode.AUTO, 0)
+        self.backend.sync()
+        return core.effective(self.view.circuit, self.policy, self.backend.clock())
+
+
+def check_name(name: object) -> None:
+    """Refuse what cannot be the name of a breaker.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: empty, longer than 200 characters, or with characters that do not print.
+    """
+    allowed = f"name must be a string of 1 to {MAX_NAME} printable characters"
+    if not isinstance(name, str):
+        raise TypeError(f"{allowed}, not {name!r}")
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"{allowed}, not {name[:MAX_NAME]!r}")

@@ -1,0 +1,31 @@
+"""The words: states, modes and outcomes, as code, command, JSON and admin spell them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class CircuitState(StrEnum):
+    """The effective state of a circuit.
+
+    ``HALF_OPEN`` is never stored: an open circuit whose wait is over *is* half-open.
+    """
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Mode(StrEnum):
+    """Who decides: the circuit itself, or an operator."""
+
+    AUTO = "auto"
+    FORCED_OPEN = "forced_open"
+
+
+class Outcome(StrEnum):
+    """What a finished call means for its circuit."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"

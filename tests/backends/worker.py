@@ -1,0 +1,250 @@
+"""A worker process of the tests: does what lines on its standard input say, and answers each."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from circuitbreaker_django import CircuitBreaker, CircuitOpenError
+from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.core.trial import Trial
+
+#: As a project keeps its registries: until the process ends.
+kept: list[Worker] = []
+
+
+class Down(Exception):
+    """The dependency's failure."""
+
+
+class Warned(logging.Handler):
+    """Remembers what was warned of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(self.format(record))
+
+
+def fail() -> None:
+    raise Down
+
+
+class Worker:
+    def __init__(self, location: str, options: dict[str, Any]) -> None:
+        self.location = location
+        self.backend = SQLiteBackend(location)
+        self.breaker = CircuitBreaker("payments", backend=self.backend, **options)
+        self.warned = Warned()
+        logging.getLogger("circuitbreaker_django").addHandler(self.warned)
+        self.trials: list[Trial] = []
+
+    # Every method below is a command; what it returns is the answer.
+
+    def ok(self) -> str:
+        try:
+            self.breaker.call(lambda: None)
+        except CircuitOpenError:
+            return "rejected"
+        return "ok"
+
+    def fail(self) -> str:
+        try:
+            self.breaker.call(fail)
+        except Down:
+            return "failed"
+        except CircuitOpenError:
+            return "rejected"
+        return "?"
+
+    def storm(self, start: float) -> tuple[int, int]:
+        """Calls that fail until one is rejected; all workers begin at once.
+
+        Returns:
+            How many there were, and how many of them had to leave their failure to the thread
+            because the store was busy: in flight for longer than their call (rule 27).
+        """
+        time.sleep(max(0.0, start - time.time()))
+        count = late = 0
+        while self.fail() == "failed":
+            count += 1
+            late += bool(self.backend._failures)
+            time.sleep(0.003)
+        return count, late
+
+    def enter(self) -> str:
+        admission = self.breaker.enter()
+        if isinstance(admission, Trial):
+            self.trials.append(admission)
+            return "local" if admission.local else "trial"
+        return type(admission).__name__
+
+    def state(self) -> str:
+        return self.breaker.state.value
+
+    def trip(self) -> str:
+        self.breaker.trip()
+        return "done"
+
+    def hold(self) -> str:
+        self.breaker.trip(hold=True)
+        return "done"
+
+    def reset(self) -> str:
+        self.breaker.reset()
+        return "done"
+
+    def pids(self) -> list[int]:
+        return sorted(process.pid for process in self.backend.overview().processes)
+
+    def openings(self) -> int:
+        found = self.backend.overview().circuits.get("payments")
+        return 0 if found is None else found.openings
+
+    def failures(self) -> int:
+        found = self.backend.overview().circuits.get("payments")
+        return 0 if found is None else len(found.failures)
+
+    def warnings(self) -> list[str]:
+        return [message for message in self.warned.told if "own until" in message]
+
+    def told(self) -> list[str]:
+        return self.warned.told
+
+    def healthy(self) -> bool:
+        file = self.backend._here().file
+        if file is None or self.backend.problem is not None:
+            return False
+        file.verify()
+        return self.backend.available and file.bell.word[()] > 0
+
+    def die(self, step: str) -> str:
+        """Kill this process at a step around its next loud commit."""
+        file = self.backend._here().file
+        assert file is not None
+        ring, writer, kill = file._ring, file._writer, self.kill
+
+        def ringing(word: float) -> None:
+            if step == "before the dirty word":
+                kill()
+            ring(word)
+            if step == ("after the dirty word" if word < 0 else "after the clean word"):
+                kill()
+
+        class Writer:
+            def execute(self, sql: str, *values: Any) -> Any:
+                result = writer.execute(sql, *values)
+                if sql == "COMMIT" and step == "after the commit":
+                    kill()
+                return result
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(writer, name)
+
+        file._ring = ringing  # type: ignore[method-assign]
+        file._writer = Writer()  # type: ignore[assignment]
+        return "armed"
+
+    def kill(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def freeze(self) -> str:
+        """Stop this process inside of a transaction."""
+        file = self.backend._here().file
+        assert file is not None
+        with self.backend._here().writing.taken(1), file.writing(1):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return "thawed"
+
+    def limit(self, size: int) -> str:
+        """Let no file grow beyond this size; the disk is full."""
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size if size >= 0 else hard, hard))
+        return "done"
+
+    def fork(self, what: list[str]) -> list[Any]:
+        """What a fork answers to some commands, and how it ended, as a program ends."""
+        return self._fork(os.fork, what)
+
+    def fork_without_hooks(self, what: list[str]) -> list[Any]:
+        """The same with a fork that Python does not hear of, as uWSGI's."""
+        return self._fork(ctypes.PyDLL(None).fork, what)
+
+    def fork_in_a_trial(self, what: list[str]) -> list[Any]:
+        """The fork leaves the block too, and nobody shall hear of that."""
+        pid = os.getpid()
+        try:
+            with self.breaker:
+                answers = self._fork(os.fork, what)
+                raise Down
+        except Down:
+            return answers
+        finally:
+            if os.getpid() != pid:
+                os._exit(0)
+
+    def fork_during_a_write(self, what: list[str]) -> list[Any]:
+        inside = threading.Event()
+
+        def write() -> None:
+            process = self.backend._here()
+            assert process.file is not None
+            with process.writing.taken(1), process.file.writing(1):
+                inside.set()
+                time.sleep(0.05)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        inside.wait(10)
+        try:
+            return self._fork(os.fork, what)
+        finally:
+            thread.join(10)
+
+    def _fork(self, fork: Callable[[], int], what: list[str]) -> list[Any]:
+        reader, writer = os.pipe()
+        child = fork()
+        if child == 0:
+            os.close(reader)
+            answers = [getattr(self, name)() for name in what]
+            os.write(writer, json.dumps(answers).encode())
+            os.close(writer)
+            sys.exit(0)
+        os.close(writer)
+        with open(reader, encoding="utf-8") as pipe:
+            answers = json.loads(pipe.read() or "[]")
+        return [*answers, os.waitpid(child, 0)[1]]
+
+
+def main() -> None:
+    location, options, user = json.loads(sys.argv[1])
+    if user is not None:  # who may not be allowed to read where Python's modules are
+        Path("/").as_uri()
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
+    worker = Worker(location, options)
+    kept.append(worker)
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        try:
+            answer = getattr(worker, name)(*arguments)
+        except Exception as error:
+            answer = f"{type(error).__name__}: {error}"
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitbreaker_django.core.circuit import Circuit, Event, Override, Permit
+from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
+from circuitbreaker_django.core.states import CircuitState, Mode
+
+times = st.integers(-(2**63), 2**63 - 1)
+counts = st.integers(0, 2**63 - 1)
+texts = st.text(max_size=20)
+circuits = st.builds(
+    Circuit,
+    epoch=st.integers(1, 2**63 - 1),
+    state=st.sampled_from([CircuitState.CLOSED, CircuitState.OPEN]),
+    since=times,
+    retry_at=times,
+    openings=counts,
+    failures=st.lists(times, max_size=5).map(lambda values: tuple(sorted(values))),
+    trials=counts,
+    trial_successes=counts,
+    permits=st.lists(st.builds(Permit, texts, times), max_size=3).map(tuple),
+    override=st.none()
+    | st.builds(Override, st.just(Mode.FORCED_OPEN), times, times, st.none() | times, texts, texts),
+    actor=texts,
+    reason=texts,
+    last_error=texts,
+)
+events = st.builds(
+    Event,
+    epoch=times,
+    at=times,
+    before=st.sampled_from(CircuitState),
+    after=st.sampled_from(CircuitState),
+    mode=st.sampled_from(Mode),
+    cause=texts,
+    actor=texts,
+    reason=texts,
+    failures=counts,
+    last_error=texts,
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+WHOLE = Circuit(
+    epoch=7,
+    state=CircuitState.OPEN,
+    failures=(1, 2),
+    permits=(Permit("a", 9),),
+    override=Override(Mode.FORCED_OPEN, 7, 1, None, "ann", "upgrade"),
+)
+EVENT = Event(7, 1, CircuitState.CLOSED, CircuitState.OPEN, Mode.AUTO, "trip")
+
+
+@given(circuits)
+def test_a_circuit_comes_back_as_it_was(circuit):
+    assert load_circuit(dump_circuit(circuit)) == circuit
+
+
+@given(events)
+def test_an_event_comes_back_as_it_was(event):
+    assert load_event(dump_event(event)) == event
+
+
+def test_a_record_is_one_line():
+    dumped = dump_circuit(replace(WHOLE, reason="a\nb\u2028c"))
+    assert dumped.isprintable()
+    assert dump_event(replace(EVENT, reason="a\nb")).isprintable()
+
+
+@given(json_values | circuits.map(asdict), st.sampled_from([load_circuit, load_event]))
+def test_garbage_is_a_value_error_and_nothing_else(garbage, load):
+    try:
+        load(json.dumps(garbage))
+    except ValueError:
+        pass
+
+
+@pytest.mark.parametrize("load", [load_circuit, load_event])
+@pytest.mark.parametrize(
+    "text",
+    [None, 5, "", "{", "null", "[]", "[" * 100_000, "1" * 5000, b"\xff", b"\x00" * 16, '"text"'],
+)
+def test_what_is_no_json_object_is_a_value_error(load, text):
+    with pytest.raises(ValueError):
+        load(text)
+
+
+@given(st.sampled_from(sorted(asdict(WHOLE))), json_values)
+def test_a_circuit_with_one_wrong_field_is_refused_or_still_usable(key, value):
+    try:
+        circuit = load_circuit(json.dumps({**asdict(WHOLE), key: value}))
+    except ValueError:
+        return
+    assert load_circuit(dump_circuit(circuit)) == circuit
+
+
+@pytest.mark.parametrize("key", sorted(asdict(WHOLE)))
+def test_a_circuit_without_one_of_its_fields_is_refused(key):
+    data = asdict(WHOLE)
+    del data[key]
+    with pytest.raises(ValueError, match=rf"not a record: .*{key}"):
+        load_circuit(json.dumps(data))
+
+
+@pytest.mark.parametrize("key", sorted(asdict(EVENT)))
+def test_an_event_without_one_of_its_fields_is_refused(key):
+    data = asdict(EVENT)
+    del data[key]
+    with pytest.raises(ValueError, match=rf"not a record: .*{key}"):
+        load_event(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epoch", 0),
+        ("epoch", -1),
+        ("epoch", True),
+        ("epoch", 1.0),
+        ("epoch", 2**63),
+        ("since", -(2**63) - 1),
+        ("state", "half_open"),
+        ("state", "ajar"),
+        ("state", None),
+        ("openings", -1),
+        ("trials", -1),
+        ("trial_successes", -1),
+        ("failures", [1, "2"]),
+        ("failures", [False]),
+        ("failures", {"1": 2}),
+        ("permits", [None]),
+        ("permits", [{"token": "a"}]),
+        ("permits", [{"token": 1, "expires": 1}]),
+        ("override", []),
+        ("override", {}),
+        ("override", {**asdict(WHOLE)["override"], "mode": "auto"}),
+        ("override", {**asdict(WHOLE)["override"], "mode": "disabled"}),
+        ("override", {**asdict(WHOLE)["override"], "until": "soon"}),
+        ("override", {k: v for k, v in asdict(WHOLE)["override"].items() if k != "until"}),
+        ("actor", None),
+        ("reason", 5),
+    ],
+)
+def test_a_value_that_no_circuit_has_is_refused(key, value):
+    with pytest.raises(ValueError):
+        load_circuit(json.dumps({**asdict(WHOLE), key: value}))
+
+
+def test_keys_of_a_newer_release_are_passed_over():
+    assert load_circuit(json.dumps({**asdict(WHOLE), "quorum": 3})) == WHOLE
+    assert load_event(json.dumps({**asdict(EVENT), "quorum": 3})) == EVENT
+
+
+def test_failures_are_brought_into_order():
+    assert load_circuit(json.dumps({**asdict(WHOLE), "failures": [3, 1, 2]})).failures == (1, 2, 3)

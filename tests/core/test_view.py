@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import contextvars
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from circuitbreaker_django import CircuitBreaker
+from circuitbreaker_django.core.circuit import Circuit, Override
+from circuitbreaker_django.core.gate import Bell
+from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.core.trial import (
+    Trial,
+    come_out,
+    go_inside,
+    rides_on_a_trial,
+    step_out,
+)
+from circuitbreaker_django.core.view import View
+
+SECOND = 1_000_000
+NOW = 1000 * SECOND
+POLICY = Policy(failure_threshold=2, failure_window=10, recovery_timeout=30)
+CLOSED = Circuit(epoch=5)
+OPENED = Circuit(epoch=6, state=CircuitState.OPEN, since=NOW, retry_at=NOW + 30 * SECOND)
+
+
+def view_of(circuit: Circuit = CLOSED, incarnation: int = 1) -> View:
+    return View(CircuitBreaker("payments"), "payments", circuit, incarnation)
+
+
+# -- the gate -----------------------------------------------------------------------------
+
+
+def test_a_new_view_s_gate_lets_nobody_pass_nor_rejects_anybody():
+    gate = view_of().gate
+    assert not gate.is_open
+    assert gate.rejection() is None
+
+
+def test_the_gate_of_a_closed_circuit_is_open_while_the_bell_is_still():
+    view, bell = view_of(), Bell()
+    view.open_gate(bell, POLICY, NOW)
+    gate = view.gate
+    assert gate.is_open
+    assert (gate.epoch, gate.reject) == (5, None)
+
+
+def test_the_gate_of_an_open_circuit_rejects_until_its_wait_is_over():
+    view = view_of(OPENED)
+    view.open_gate(Bell(), POLICY, NOW)
+    gate = view.gate
+    assert gate.word is not None
+    assert gate.word[()] == gate.reject
+    assert (gate.admit, gate.epoch, gate.until) == (None, 0, NOW + 30 * SECOND)
+
+
+def test_the_gate_of_an_endless_hold_rejects_for_ever():
+    hold = Override(Mode.FORCED_OPEN, 6, NOW, None, "", "")
+    view = view_of(replace(CLOSED, override=hold))
+    view.open_gate(Bell(), POLICY, NOW)
+    assert view.gate.until == inf
+
+
+@pytest.mark.parametrize("circuit", [CLOSED, OPENED])
+def test_nobody_passes_or_is_rejected_on_a_bell_that_has_rung_or_was_never_seen(circuit):
+    view = view_of(circuit)
+    for seen in (2.0, None):
+        view.open_gate(Bell(seen=seen), POLICY, NOW)
+        assert not view.gate.is_open
+        assert view.gate.rejection() is None
+
+
+def test_a_shut_gate_sends_all_the_long_way():
+    view = view_of()
+    view.open_gate(Bell(), POLICY, NOW)
+    view.shut()
+    assert (view.gate.admit, view.gate.reject) == (None, None)
+
+
+def test_calls_are_kept_when_the_gate_is_replaced():
+    view = view_of()
+    for _ in range(3):
+        view.gate.calls += 2
+        view.open_gate(Bell(), POLICY, NOW)
+    assert view.calls == 6
+
+
+def test_a_wait_that_is_too_long_ends_once_though_nobody_writes_it_down():
+    view = view_of(replace(OPENED, retry_at=NOW + 10**15))  # the store's clock has stepped back
+    view.open_gate(Bell(), POLICY, NOW)
+    assert view.gate.until == NOW + 30 * SECOND
+    view.open_gate(Bell(), POLICY, NOW + 20 * SECOND)
+    assert view.gate.until == NOW + 30 * SECOND
+
+
+# -- what is believed -------------------------------------------------------------------------
+
+
+def test_a_newer_record_is_adopted_and_the_gate_shut():
+    view = view_of()
+    view.count(NOW, POLICY)
+    view.open_gate(Bell(), POLICY, NOW)
+    view.pause_until = NOW
+    view.adopt(OPENED, 1)
+    assert (view.circuit, view.epoch, view.shared_epoch) == (OPENED, 0, 6)
+    assert (view.own, view.pause_until, view.gate.admit) == ((), 0, None)
+
+
+def test_an_older_record_is_not_adopted():
+    view = view_of(OPENED)
+    view.adopt(CLOSED, 1)
+    assert view.circuit is OPENED
+
+
+def test_a_record_of_the_same_epoch_is_adopted_and_own_evidence_kept():
+    view = view_of()
+    view.count(NOW, POLICY)
+    view.adopt(replace(CLOSED, failures=(1,)), 1)
+    assert view.circuit.failures == (1,)
+    assert view.own == (NOW,)
+
+
+def test_another_incarnation_is_adopted_whole_though_its_epoch_is_older():
+    view = view_of(OPENED)
+    view.adopt(CLOSED, 2)
+    assert (view.circuit, view.incarnation, view.epoch) == (CLOSED, 2, 5)
+
+
+def tripped_here(view: View) -> View:
+    view.count(NOW, POLICY)
+    view.count(NOW, POLICY)
+    assert view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=SECOND)
+    return view
+
+
+def test_own_evidence_opens_it_here_with_some_jitter():
+    view = view_of()
+    view.count(NOW, POLICY)
+    assert view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=0) == ()
+    view.count(NOW, POLICY)
+    (event,) = view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=SECOND)
+    assert (event.after, event.failures, event.last_error) == (CircuitState.OPEN, 2, "Down")
+    assert (view.local, view.epoch, view.own) == (True, 0, ())
+    assert view.circuit.retry_at == NOW + 31 * SECOND
+    assert view.shared_epoch == 5
+
+
+def test_own_evidence_is_this_process_s_alone():
+    view = view_of(replace(CLOSED, failures=(NOW,)))
+    view.count(NOW, POLICY)
+    assert view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=0) == ()
+
+
+def test_the_jitter_of_a_local_circuit_is_waited_for():
+    view = tripped_here(view_of())
+    for now in (NOW, NOW + 30 * SECOND):
+        view.open_gate(Bell(), POLICY, now)
+    assert view.gate.until == NOW + 31 * SECOND
+
+
+def test_what_opened_here_stays_open_until_the_store_has_a_newer_epoch():
+    view = tripped_here(view_of())
+    view.adopt(replace(CLOSED, failures=(1,)), 1)
+    assert (view.local, view.epoch) == (True, 0)
+    view.adopt(Circuit(epoch=9), 1)
+    assert (view.local, view.epoch) == (False, 9)
+
+
+def test_what_closed_here_again_is_the_store_s_again():
+    view = tripped_here(view_of())
+    view.go_on(Circuit(epoch=NOW + 5))
+    assert (view.local, view.epoch) == (True, NOW + 5)
+    view.adopt(CLOSED, 1)
+    assert (view.local, view.epoch) == (False, 5)
+
+
+def test_a_shared_opening_ends_a_local_circuit_of_the_same_epoch():
+    view = view_of(OPENED)
+    view.go_local(NOW + 31 * SECOND)
+    view.adopt(OPENED, 1)
+    assert not view.local
+
+
+def test_going_local_waits_for_the_jitter_also_after_a_hold():
+    view = view_of(OPENED)
+    view.go_local(NOW + 35 * SECOND)
+    assert (view.local, view.circuit.retry_at) == (True, NOW + 35 * SECOND)
+    view.go_local(NOW)
+    assert view.circuit.retry_at == NOW + 35 * SECOND
+
+    hold = Override(Mode.FORCED_OPEN, 6, NOW, NOW + SECOND, "", "")
+    view = view_of(replace(CLOSED, override=hold))
+    view.go_local(NOW + 3 * SECOND)
+    assert (view.circuit.override, view.circuit.retry_at) == (None, NOW + 3 * SECOND)
+
+
+def test_the_moment_of_a_view_changes_with_its_epoch_only():
+    view = view_of()
+    moment = view.moment
+    view.adopt(replace(CLOSED, failures=(1,)), 1)
+    assert view.moment == moment
+    view.adopt(OPENED, 1)
+    assert view.moment > moment
+
+
+# -- trials -----------------------------------------------------------------------------------
+
+
+def in_a_context(test):
+    """Contexts are for one test alone."""
+
+    def run():
+        contextvars.Context().run(test)
+
+    run.__name__ = test.__name__
+    return run
+
+
+def trial_of(view: View) -> Trial:
+    return Trial(
+        view, (view.incarnation, view.circuit.epoch), "token", NOW + 60 * SECOND, local=False
+    )
+
+
+@in_a_context
+def test_a_call_rides_on_the_trial_that_it_is_inside_of():
+    view, other = view_of(OPENED), view_of(OPENED)
+    assert not rides_on_a_trial(view, NOW)
+    trial, inner = trial_of(view), trial_of(other)
+    go_inside(trial)
+    go_inside(inner)
+    assert rides_on_a_trial(view, NOW)
+    assert rides_on_a_trial(other, NOW)
+    come_out(inner)
+    assert rides_on_a_trial(view, NOW)
+    assert not rides_on_a_trial(other, NOW)
+    come_out(trial)
+    assert not rides_on_a_trial(view, NOW)
+
+
+@in_a_context
+def test_trials_that_end_out_of_order_are_forgotten_all_the_same():
+    view, other = view_of(OPENED), view_of(OPENED)
+    trial, inner = trial_of(view), trial_of(other)
+    go_inside(trial)
+    go_inside(inner)
+    come_out(trial)
+    assert rides_on_a_trial(other, NOW)
+    assert not rides_on_a_trial(view, NOW)
+    come_out(inner)
+    assert not rides_on_a_trial(other, NOW)
+
+
+@in_a_context
+def test_a_trial_whose_lease_is_over_carries_nobody():
+    view = view_of(OPENED)
+    go_inside(trial_of(view))
+    assert rides_on_a_trial(view, NOW + 60 * SECOND - 1)
+    assert not rides_on_a_trial(view, NOW + 60 * SECOND)
+
+
+@in_a_context
+def test_a_trial_that_a_fork_has_copied_carries_nobody():
+    view = view_of(OPENED)
+    trial = trial_of(view)
+    go_inside(trial)
+    trial.pid += 1
+    assert not rides_on_a_trial(view, NOW)
+
+
+@in_a_context
+def test_a_trial_of_an_epoch_that_is_over_carries_nobody():
+    view = view_of(OPENED)
+    go_inside(trial_of(view))
+    view.adopt(replace(OPENED, epoch=7), 1)
+    assert not rides_on_a_trial(view, NOW)
+
+
+@in_a_context
+def test_a_trial_that_ended_in_another_context_carries_nobody():
+    view = view_of(OPENED)
+    trial = trial_of(view)
+    go_inside(trial)
+    contextvars.Context().run(come_out, trial)
+    assert not rides_on_a_trial(view, NOW)
+
+
+@in_a_context
+def test_a_trial_that_goes_on_elsewhere_carries_nobody_here():
+    view = view_of(OPENED)
+    trial = trial_of(view)
+    go_inside(trial)
+    elsewhere = contextvars.copy_context()
+    step_out(trial)
+    assert not rides_on_a_trial(view, NOW)
+    assert elsewhere.run(rides_on_a_trial, view, NOW)
+    step_out(trial)
+    go_inside(trial)
+    assert rides_on_a_trial(view, NOW)
+
+
+@in_a_context
+def test_going_inside_of_a_trial_twice_makes_no_circle():
+    view, other = view_of(OPENED), view_of(OPENED)
+    trial, inner = trial_of(view), trial_of(other)
+    for each in (trial, inner, trial, trial):
+        go_inside(each)
+    assert rides_on_a_trial(view, NOW)
+    assert rides_on_a_trial(other, NOW)
+    assert not rides_on_a_trial(view_of(OPENED), NOW)
