@@ -1,0 +1,187 @@
+"""System checks. They open no file and no socket."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from django.apps import AppConfig
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+
+from circuitbreaker_django import conf, declarations
+from circuitbreaker_django.backends.loading import load_backend_class, make_backend
+from circuitbreaker_django.core.classify import ExceptionTypes, NotInstalled, resolve
+from circuitbreaker_django.registry import (
+    registries,
+)
+
+#: Every id, with what it is for; ``docs/checks.md`` is made of it.
+IDS: Final = {
+    "E001": "`CIRCUIT_BREAKERS`, or one of its registries, is not a dictionary.",
+    "E002": "A registry has a key that is not known.",
+    "E003": "A value of a registry is of the wrong type.",
+    "E004": "A breaker has an option that is not known.",
+    "E005": "An option of a breaker is of the wrong type or out of range.",
+    "E006": "The name of a breaker is not usable.",
+    "E007": "`BACKEND` is not the dotted path of a backend class.",
+    "E008": "An exception's library is there, but has no exception class of that name.",
+    "E009": "Two registries have the same `LOCATION`.",
+    "E010": "The backend does not take these `OPTIONS`.",
+    "E011": "Code declares a breaker in a registry that is not in the settings.",
+    "W001": "An exception's library is not installed, so the exception counts as never raised.",
+    "W002": "A backend keeps circuits in each process alone (only with `--deploy`).",
+    "W003": "`NAMESPACE` is not set (only with `--deploy`).",
+    "W004": "Circuits lie at the default place, which a container shares with no other "
+    "(only with `--deploy`).",
+    "W005": "`LOCATION` depends on the folder that a process was started in "
+    "(only with `--deploy`).",
+}
+
+
+def check_settings(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Errors in ``CIRCUIT_BREAKERS`` and in what code declares."""
+    messages: list[CheckMessage] = []
+    owners: dict[tuple[str, str], str] = {}
+    for alias in conf.aliases():
+        wrong = list(conf.problems(alias))
+        messages += [_error(item.id, item.message, item.hint) for item in wrong]
+        if not wrong:
+            config = conf.load(alias)
+            messages += _check_backend(config)
+            messages += _check_location(config, owners)
+            messages += _check_exceptions(config)
+    messages += _check_declared_registries()
+    return messages
+
+
+def check_deployment(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """What is fine while one develops, and not in production."""
+    messages: list[CheckMessage] = []
+    for alias in conf.aliases():
+        if not any(conf.problems(alias)):
+            config = conf.load(alias)
+            if config.enabled:
+                messages += _check_sharing(config)
+    return messages
+
+
+def in_container() -> bool:
+    """Whether this process runs in a container, as far as files tell."""
+    marks = ("/.dockerenv", "/run/.containerenv")
+    return "KUBERNETES_SERVICE_HOST" in os.environ or any(map(os.path.exists, marks))
+
+
+def _check_backend(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    try:
+        load_backend_class(config)
+    except ImproperlyConfigured as error:
+        yield _error("E007", str(error), f'For example "{conf.DEFAULT_BACKEND}".')
+        return
+    try:
+        make_backend(config)
+    except ImproperlyConfigured as error:
+        yield _error("E010", str(error), "Take out what the backend does not know.")
+
+
+def _check_location(
+    config: conf.RegistryConfig, owners: dict[tuple[str, str], str]
+) -> Iterator[CheckMessage]:
+    if config.location is None:
+        return
+    owner = owners.setdefault((config.backend, config.location), config.alias)
+    if owner != config.alias:
+        yield _error(
+            "E009",
+            f"{conf.where(config.alias)} has the same LOCATION as {conf.where(owner)}: "
+            f"{config.location}.",
+            "Give each registry its own, or put the breakers into one.",
+        )
+
+
+def _check_exceptions(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    policies: dict[str, Mapping[str, Any]] = {conf.where(config.alias, "DEFAULTS"): config.defaults}
+    for name, declared in declarations.of(config.alias).items():
+        if "exceptions" not in config.breakers.get(name, {}):  # else they are not in force
+            policies[f"breaker {name!r}, declared at {declared.where}"] = declared.policy
+    for name, policy in config.breakers.items():
+        policies[conf.where(config.alias, "BREAKERS", name)] = policy
+    for place, policy in policies.items():
+        for spec in ExceptionTypes(policy.get("exceptions", ())).specs:
+            if isinstance(spec, str):
+                yield from _check_exception(place, spec)
+
+
+def _check_exception(place: str, spec: str) -> Iterator[CheckMessage]:
+    try:
+        resolve(spec)
+    except NotInstalled as error:
+        yield _warning(
+            "W001",
+            f"{place}: exception {spec!r}: {error}, so it counts as never raised.",
+            "Install the library, or take the exception out.",
+        )
+    except Exception as error:  # importing a library may raise anything
+        yield _error("E008", f"{place}: exception {spec!r}: {error}.", "Correct the dotted path.")
+
+
+def _check_declared_registries() -> Iterator[CheckMessage]:
+    for alias, declared in declarations.everything().items():
+        if alias not in registries:
+            name, first = next(iter(declared.items()))
+            hint = conf.nearest(alias, registries).lstrip("; ").capitalize()
+            yield _error(
+                "E011",
+                f"breaker {name!r}, declared at {first.where}, is for registry {alias!r}, which is "
+                f"not in {conf.SETTING}.",
+                hint or f"Add {conf.where(alias)} = {{}}.",
+            )
+
+
+def _check_sharing(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    place = conf.where(config.alias)
+    try:
+        shared = load_backend_class(config).shared
+    except ImproperlyConfigured:
+        return  # told by the other check
+    if not shared:
+        remedy = f"Use a shared backend such as {conf.DEFAULT_BACKEND}."
+        if sys.platform == "win32":
+            remedy = f"{conf.DEFAULT_BACKEND} needs Linux or macOS."
+        yield _warning("W002", f"{place}: each process has circuits of its own.", remedy)
+        return
+    is_sqlite = config.backend == conf.DEFAULT_BACKEND
+    if not config.namespace_is_set and not (is_sqlite and config.location):
+        yield _warning(
+            "W003",
+            f"{place} has no NAMESPACE; it defaults to {config.namespace!r}.",
+            "Set one, so that two deployments on one host never share circuits.",
+        )
+    if is_sqlite and config.location is None and in_container():
+        yield _warning(
+            "W004",
+            f"{place}: the circuits of this container are its own.",
+            "Set LOCATION to a path on a volume that the containers of the host share, or silence "
+            "this if each container is to have circuits of its own.",
+        )
+    if is_sqlite and config.location is not None and not os.path.isabs(config.location):
+        yield _warning(
+            "W005",
+            f"{place}: LOCATION {config.location!r} depends on the folder that a process is "
+            "started in.",
+            "Give an absolute path, so that workers and commands find the same circuits.",
+        )
+
+
+def _error(number: str, message: str, hint: str) -> Error:
+    return Error(message, hint=hint, id=f"circuitbreaker_django.{number}")
+
+
+def _warning(number: str, message: str, hint: str) -> Warning:
+    return Warning(message, hint=hint, id=f"circuitbreaker_django.{number}")

@@ -1,0 +1,280 @@
+"""Django's settings as configurations of registries: the one place that reads them.
+
+Whatever is wrong in them is found here, once, and told twice: by ``manage.py check`` and as
+:class:`ImproperlyConfigured` when a registry is built, for checks do not run in a server.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, TypedDict, get_type_hints
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from circuitbreaker_django.core.breaker import check_name
+from circuitbreaker_django.core.classify import ExceptionSpec, ExceptionTypes
+from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
+
+SETTING: Final = "CIRCUIT_BREAKERS"
+DEFAULT_ALIAS: Final = "default"
+DEFAULT_BACKEND: Final = "circuitbreaker_django.backends.sqlite.SQLiteBackend"
+
+
+class PolicySettings(TypedDict, total=False):
+    """One breaker: in ``DEFAULTS``, in ``BREAKERS`` and in ``@circuit_protected(...)``."""
+
+    failure_threshold: Annotated[
+        int, "5", "Failures within `failure_window` that open the circuit; 1 to 1000."
+    ]
+    failure_window: Annotated[float, "60.0", "Seconds that a failure counts."]
+    recovery_timeout: Annotated[
+        float, "30.0", "Seconds that an open circuit waits before it lets a trial through."
+    ]
+    half_open_max_calls: Annotated[
+        int, "1", "Trials that may run at once, over all processes; 1 to 1000."
+    ]
+    success_threshold: Annotated[int, "1", "Successful trials that close the circuit; 1 to 1000."]
+    trial_timeout: Annotated[
+        float,
+        "60.0",
+        "Seconds after which the permit of a trial that never ended is given to another; at most "
+        "3600.",
+    ]
+    exceptions: Annotated[
+        ExceptionSpec | Iterable[ExceptionSpec],
+        "(Exception,)",
+        "Classes, or dotted paths such as `'requests.RequestException'`, that count as failures. "
+        "Every other exception counts as nothing.",
+    ]
+
+
+class RegistrySettings(TypedDict, total=False):
+    """One registry: the values of ``CIRCUIT_BREAKERS``."""
+
+    BACKEND: Annotated[
+        str, f'"{DEFAULT_BACKEND}"', "Dotted path of the backend: where the circuits live."
+    ]
+    LOCATION: Annotated[
+        str | os.PathLike[str] | None,
+        "None",
+        "Where the backend keeps them; for SQLite the path of the file. `None` or empty: a folder "
+        "in memory that all users and sessions of the host find.",
+    ]
+    NAMESPACE: Annotated[
+        str,
+        "the top-level package of `ROOT_URLCONF`",
+        "Keeps projects and environments apart that share a host or a server.",
+    ]
+    ENABLED: Annotated[bool, "True", "`False`: all calls pass and nothing is counted."]
+    OPTIONS: Annotated[dict[str, Any], "{}", "Further arguments of the backend."]
+    DEFAULTS: Annotated[PolicySettings, "{}", "For every breaker of the registry."]
+    BREAKERS: Annotated[
+        dict[str, PolicySettings],
+        "{}",
+        "Breakers by name. What stands here overrides what the code declares, key by key.",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in the settings: the check's id, what it is, and what to do."""
+
+    id: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """The settings of one registry, complete."""
+
+    alias: str
+    backend: str = DEFAULT_BACKEND
+    location: str | None = None
+    namespace: str = "default"
+    namespace_is_set: bool = False
+    enabled: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    breakers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A fingerprint by which processes with other settings are told."""
+        policies = {name: _plain(policy) for name, policy in self.breakers.items()}
+        text = json.dumps([self.enabled, _plain(self.defaults), policies], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def aliases() -> list[str]:
+    """The aliases of all registries; ``default`` is always there."""
+    raw = getattr(settings, SETTING, {})
+    names = list(raw) if isinstance(raw, Mapping) else []
+    return names if DEFAULT_ALIAS in names else [DEFAULT_ALIAS, *names]
+
+
+def load(alias: str) -> RegistryConfig:
+    """The configuration of a registry.
+
+    Raises:
+        ImproperlyConfigured: the message says all that is wrong in it, and what to do.
+    """
+    wrong = list(problems(alias))
+    if wrong:
+        raise ImproperlyConfigured("\n".join(f"{item.message} {item.hint}" for item in wrong))
+    raw: Mapping[str, Any] = getattr(settings, SETTING, {}).get(alias, {})
+    location = raw.get("LOCATION")
+    return RegistryConfig(
+        alias=alias,
+        backend=raw.get("BACKEND", DEFAULT_BACKEND),
+        location=os.fspath(location) if location else None,
+        namespace=raw.get("NAMESPACE") or _default_namespace(),
+        namespace_is_set=bool(raw.get("NAMESPACE")),
+        enabled=raw.get("ENABLED", True),
+        options=raw.get("OPTIONS", {}),
+        defaults=raw.get("DEFAULTS", {}),
+        breakers=raw.get("BREAKERS", {}),
+    )
+
+
+def where(alias: str, *keys: str) -> str:
+    """The place in the settings, as one would write it in Python."""
+    return SETTING + "".join(f"[{json.dumps(key)}]" for key in (alias, *keys))
+
+
+def problems(alias: object) -> Iterator[Problem]:
+    """All that is wrong in the settings of one registry. Opens and imports nothing."""
+    registries = getattr(settings, SETTING, {})
+    if not isinstance(registries, Mapping):
+        yield Problem(
+            "E001",
+            f"{SETTING} must be a dictionary of registries, not {_short(registries)}.",
+            f'Write {SETTING} = {{"{DEFAULT_ALIAS}": {{...}}}}.',
+        )
+        return
+    if not isinstance(alias, str):
+        yield Problem(
+            "E001",
+            f"{SETTING}: the name of a registry must be a string, not {_short(alias)}.",
+            "Put it into quotation marks.",
+        )
+        return
+    raw = registries.get(alias, {})
+    if not isinstance(raw, Mapping):
+        yield Problem(
+            "E001",
+            f"{where(alias)} must be a dictionary, not {_short(raw)}.",
+            f"Its keys may be {', '.join(_REGISTRY_KEYS)}.",
+        )
+        return
+    yield from _unknown_keys("E002", where(alias), raw, _REGISTRY_KEYS)
+    for key, (kinds, words, example) in _KINDS.items():
+        if key in raw and not isinstance(raw[key], kinds):
+            message = f"{where(alias, key)} must be {words}, not {_short(raw[key])}."
+            yield Problem("E003", message, f"For example {example}.")
+    yield from _policy_problems(where(alias, "DEFAULTS"), raw.get("DEFAULTS", {}))
+    breakers = raw.get("BREAKERS", {})
+    for name, policy in breakers.items() if isinstance(breakers, Mapping) else ():
+        try:
+            check_name(name)
+        except (TypeError, ValueError) as error:
+            message = f"{where(alias, 'BREAKERS')}: the {error}."
+            yield Problem("E006", message, "Rename the breaker.")
+            continue
+        if isinstance(policy, Mapping):
+            yield from _policy_problems(where(alias, "BREAKERS", name), policy)
+        else:
+            place = where(alias, "BREAKERS", name)
+            message = f"{place} must be a dictionary, not {_short(policy)}."
+            yield Problem("E003", message, 'For example {"failure_threshold": 3}, or {}.')
+
+
+def make_policy(values: Mapping[str, Any]) -> tuple[Policy, ExceptionTypes]:
+    """Policy and exceptions of one breaker.
+
+    Raises:
+        TypeError, ValueError: an unknown key or a bad value; the message names it.
+    """
+    for key in values:
+        if key not in _POLICY_KEYS:
+            raise TypeError(f"{key!r} is no option of a breaker{nearest(key, _POLICY_KEYS)}")
+    exceptions = values.get("exceptions", (Exception,))
+    if isinstance(exceptions, Iterator):  # it would be used up by the first look at it
+        raise TypeError(f"exceptions must be a tuple or a list, not a {_kind(exceptions)}")
+    numbers = {key: value for key, value in values.items() if key in POLICY_FIELDS}
+    return Policy(**numbers), ExceptionTypes(exceptions)
+
+
+def policy_as_data(policy: Policy, exceptions: ExceptionTypes) -> dict[str, Any]:
+    """A breaker's policy as plain values, for a store and for people."""
+    numbers: dict[str, Any] = {key: getattr(policy, key) for key in POLICY_FIELDS}
+    return {**numbers, "exceptions": list(exceptions.paths())}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` or nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+_REGISTRY_KEYS: Final = tuple(get_type_hints(RegistrySettings))
+_POLICY_TEXTS: Final[dict[str, str]] = {
+    key: hint.__metadata__[1]
+    for key, hint in get_type_hints(PolicySettings, include_extras=True).items()
+}
+_POLICY_KEYS: Final = tuple(_POLICY_TEXTS)
+#: What a value must be, the same in words, and an example.
+_KINDS: Final[dict[str, tuple[Any, str, str]]] = {
+    "BACKEND": (str, "a dotted path", f'"{DEFAULT_BACKEND}"'),
+    "LOCATION": (str | os.PathLike | None, "a path or None", '"/run/shop/circuits.sqlite3"'),
+    "NAMESPACE": (str, "a string", '"shop"'),
+    "ENABLED": (bool, "True or False", "env.bool(...), where it comes from the environment"),
+    "OPTIONS": (Mapping, "a dictionary", "{}"),
+    "DEFAULTS": (Mapping, "a dictionary", '{"failure_threshold": 3}'),
+    "BREAKERS": (Mapping, "a dictionary", '{"payments": {"recovery_timeout": 10}}'),
+}
+
+
+def _unknown_keys(
+    id: str, place: str, raw: Mapping[Any, Any], known: tuple[str, ...]
+) -> Iterator[Problem]:
+    for key in raw:
+        if key not in known:
+            message = f"{place} has the unknown key {key!r}{nearest(key, known) or '.'}"
+            yield Problem(id, message, f"Known keys are {', '.join(known)}.")
+
+
+def _policy_problems(place: str, raw: object) -> Iterator[Problem]:
+    if not isinstance(raw, Mapping):
+        return  # told already, as a value of the wrong type
+    yield from _unknown_keys("E004", place, raw, _POLICY_KEYS)
+    for key in _POLICY_KEYS:
+        if key in raw:
+            try:
+                make_policy({key: raw[key]})
+            except (TypeError, ValueError) as error:
+                yield Problem("E005", f"{place}: {error}.", f"{key}: {_POLICY_TEXTS[key]}")
+
+
+def _default_namespace() -> str:
+    return str(getattr(settings, "ROOT_URLCONF", None) or "default").partition(".")[0]
+
+
+def _plain(policy: Mapping[str, Any]) -> dict[str, Any]:
+    data = dict(policy)
+    if "exceptions" in data:
+        data["exceptions"] = ExceptionTypes(data["exceptions"]).paths()
+    return data
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _short(value: object) -> str:
+    return f"{_kind(value)} {value!r}"[:80]
