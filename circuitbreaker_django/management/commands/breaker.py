@@ -1,0 +1,360 @@
+"""``manage.py breaker``: look at the circuits of running processes, and steer them."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import os
+import re
+import socket
+import sys
+import traceback
+from argparse import SUPPRESS
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from circuitbreaker_django.conf import DEFAULT_ALIAS
+from circuitbreaker_django.core.announce import printable
+from circuitbreaker_django.core.circuit import CommandKind
+from circuitbreaker_django.core.errors import CircuitBreakerError
+from circuitbreaker_django.core.policy import MAX_DURATION, micros
+from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.operations import BreakerStatus, ControlRoom, refuse_unknown
+from circuitbreaker_django.registry import registries
+
+_DURATION = re.compile(r"(?=[0-9])(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+#: The longest text in a cell of the table; JSON has all of it.
+_MAX_CELL = 80
+
+
+class Command(BaseCommand):
+    """The command and its three sub-commands."""
+
+    help = "Show, trip and reset the circuits of the running processes."
+    # An operator in need is not to be stopped by a check of something else.
+    requires_system_checks: list[str] = []  # noqa: RUF012 - the base class has it so
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """One parser for each sub-command."""
+        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        status = commands.add_parser("status", parents=[_common()], help="show circuits")
+        status.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+        status.add_argument("--registry", metavar="ALIAS", help="default: all registries")
+        status.add_argument("--format", choices=["text", "json"], default="text")
+        status.add_argument(
+            "--fail-on-open", action="store_true", help="exit with 1 if one is open or held open"
+        )
+        status.set_defaults(method=self.status)
+
+        trip = commands.add_parser(
+            "trip", parents=[_common(), _steering()], help="open circuits, for every process"
+        )
+        kinds = trip.add_mutually_exclusive_group()
+        kinds.add_argument("--hold", action="store_true", help="until `breaker reset`")
+        kinds.add_argument("--for", metavar="DURATION", help="90s, 10m, 2h or 1h30m")
+        trip.set_defaults(method=self.trip)
+
+        reset = commands.add_parser(
+            "reset", parents=[_common(), _steering()], help="close circuits, for every process"
+        )
+        reset.add_argument(
+            "--no-input",
+            "--noinput",
+            action="store_false",
+            dest="interactive",
+            help="do not ask before --all",
+        )
+        reset.set_defaults(method=self.reset)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """A traceback too ends with exit code 2: 1 would say that a circuit is open."""
+        try:
+            super().run_from_argv(argv)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(2)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Whatever goes wrong is told in one line, with exit code 2."""
+        try:
+            return super().execute(*args, **options)
+        except CommandError as error:
+            error.returncode = 2
+            raise
+        except (CircuitBreakerError, ImproperlyConfigured) as error:
+            line = " ".join(str(error).splitlines())
+            raise CommandError(printable(line), returncode=2) from error
+
+    def handle(self, *args: Any, method: Any, **options: Any) -> None:
+        """Leave it to the sub-command."""
+        method(**options)
+
+    # -- sub-commands -----------------------------------------------------------------------
+
+    def status(
+        self,
+        names: list[str],
+        registry: str | None,
+        format: str,
+        fail_on_open: bool,
+        verbosity: int,
+        **options: Any,
+    ) -> None:
+        """Show circuits."""
+        aliases = list(registries) if registry is None else [registry]
+        with ExitStack() as stack:
+            rooms = [
+                stack.enter_context(closing(ControlRoom(registries[alias]))) for alias in aliases
+            ]
+            known = {name for room in rooms for name in room.names()}
+            refuse_unknown(names, known, " or ".join(f"registry {alias!r}" for alias in aliases))
+            shown = [
+                room.status(name for name in room.names() if not names or name in names)
+                for room in rooms
+            ]
+            rows = [row for part in shown for row in part]
+            if format == "json":
+                self.stdout.write(json.dumps([_as_json(row) for row in rows], indent=2))
+                for warning in (warning for room in rooms for warning in _warnings(room)):
+                    self.stderr.write(warning, self.style.WARNING)
+            else:
+                for room, part in zip(rooms, shown, strict=True):
+                    self._show(room, part, verbosity)
+        if fail_on_open and any(row.state is CircuitState.OPEN for row in rows):
+            sys.exit(1)
+
+    def trip(self, hold: bool, **options: Any) -> None:
+        """Open circuits."""
+        length = options["for"]
+        if length is not None:
+            self._steer(CommandKind.HOLD, duration=_duration(str(length)), **options)
+        else:
+            self._steer(CommandKind.HOLD if hold else CommandKind.TRIP, **options)
+
+    def reset(self, interactive: bool, **options: Any) -> None:
+        """Close circuits."""
+        self._steer(CommandKind.RESET, ask=interactive, **options)
+
+    def _steer(
+        self,
+        kind: CommandKind,
+        *,
+        names: list[str],
+        all: bool,
+        registry: str,
+        reason: str,
+        actor: str | None,
+        force: bool,
+        verbosity: int,
+        duration: int | None = None,
+        ask: bool = False,
+        **options: Any,
+    ) -> None:
+        if bool(names) == all:
+            raise CommandError("give the names of breakers, or --all")
+        with closing(ControlRoom(registries[registry])) as room:
+            chosen = room.choose(names)
+            room.refuse_in_vain(force=force)
+            if all and ask and not _yes(f"Close {len(chosen)} circuits, for every process? [y/N] "):
+                raise CommandError("nothing was done")
+            before = room.status(chosen)
+            after = room.order(
+                chosen, kind, duration=duration, actor=actor or _actor(), reason=reason, force=force
+            )
+            if verbosity:
+                for was, row in zip(before, after, strict=True):
+                    self.stdout.write(_said(was, row, kind))
+                self.stdout.write(
+                    f"Written to {printable(room.place)} on {socket.gethostname()}; "
+                    f"it reaches {_crowd(room)}."
+                )
+                if room.in_memory and kind is CommandKind.HOLD:
+                    self.stdout.write("It lies in memory: a restart of the host ends the hold.")
+
+    # -- text -------------------------------------------------------------------------------
+
+    def _show(self, room: ControlRoom, rows: list[BreakerStatus], verbosity: int) -> None:
+        config = room.registry.config
+        if len(registries) > 1:
+            self.stdout.write(self.style.MIGRATE_HEADING(f"Registry {printable(config.alias)}"))
+        if rows:
+            self._show_table(rows, with_where=verbosity > 1)
+        else:
+            self.stdout.write("No breakers are known.")
+        backend = config.backend.rpartition(".")[2]
+        self.stdout.write(f"\nBackend: {backend} at {printable(room.place)}")
+        if room.missing is not None:
+            self.stdout.write(f"No process has used a breaker yet: {printable(room.missing)}.")
+        elif room.shared:
+            self.stdout.write(f"Attached: {_crowd(room)}")
+        for warning in _warnings(room):
+            self.stdout.write(self.style.WARNING(warning))
+        self.stdout.write()
+
+    def _show_table(self, rows: list[BreakerStatus], *, with_where: bool) -> None:
+        head = ["BREAKER", "STATE", "RETRY IN", "FAILURES", "SINCE", "WHY", "WHO"]
+        head += ["DECLARED IN"] * with_where
+        columns = zip(head, *(_cells(row)[: len(head)] for row in rows), strict=True)
+        padded = [
+            [cell.ljust(max(map(len, column))) for cell in column]
+            for column in columns
+            if any(column[1:])
+        ]
+        head_line, *lines = ("  ".join(cells).rstrip() for cells in zip(*padded, strict=True))
+        self.stdout.write(self.style.MIGRATE_LABEL(head_line))
+        colours = {
+            CircuitState.CLOSED: self.style.SUCCESS,
+            CircuitState.OPEN: self.style.ERROR,
+            CircuitState.HALF_OPEN: self.style.WARNING,
+        }
+        for row, line in zip(rows, lines, strict=True):
+            self.stdout.write(colours[row.state](line))
+
+
+def _common() -> CommandParser:
+    """Django's own options, which would not be known after the sub-command (django-pgtrigger)."""
+    parser = CommandParser(add_help=False)
+    parser.add_argument(
+        "-v", "--verbosity", type=int, choices=[0, 1, 2, 3], default=SUPPRESS, help=SUPPRESS
+    )
+    for option in ("--settings", "--pythonpath"):
+        parser.add_argument(option, default=SUPPRESS, help=SUPPRESS)
+    for option in ("--traceback", "--no-color", "--force-color"):
+        parser.add_argument(option, action="store_true", default=SUPPRESS, help=SUPPRESS)
+    return parser
+
+
+def _steering() -> CommandParser:
+    parser = CommandParser(add_help=False)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--all", action="store_true", help="every known breaker of the registry")
+    parser.add_argument("--registry", metavar="ALIAS", default=DEFAULT_ALIAS)
+    parser.add_argument("--reason", default="", metavar="TEXT", help="kept and shown")
+    parser.add_argument("--actor", metavar="WHO", help="default: you, at this host")
+    parser.add_argument("--force", action="store_true", help="even if no live process hears of it")
+    return parser
+
+
+def _duration(text: str) -> int:
+    """Microseconds of ``90s``, ``10m``, ``2h`` or ``1h30m``."""
+    match = _DURATION.fullmatch(text)
+    hours, minutes, secs = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + secs
+    if not 0 < total <= MAX_DURATION:
+        raise CommandError(
+            f"--for {printable(text)}: give a duration with its unit, as 90s, 10m, 2h or 1h30m"
+        )
+    return micros(total)
+
+
+def _actor() -> str:
+    try:
+        name = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        name = f"uid:{os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def _yes(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        print()  # the question has no end of line yet
+        return False
+
+
+def _crowd(room: ControlRoom) -> str:
+    count = len(room.processes)
+    if not count:
+        return "no live process"
+    kinds = Counter(process.kind for process in room.processes)
+    listed = ", ".join(f"{number} {printable(kind)}" for kind, number in sorted(kinds.items()))
+    return f"{count} live process{'es' * (count > 1)} ({listed})"
+
+
+def _warnings(room: ControlRoom) -> Iterator[str]:
+    alias = room.registry.config.alias
+    if not room.registry.config.enabled:
+        yield f"Registry {alias!r} is switched off (ENABLED is False): all calls pass."
+    if not room.shared:
+        yield (
+            f"Registry {alias!r} keeps circuits in each process alone: these are the ones of this "
+            "command, and say nothing of any other process."
+        )
+    if room.settings_differ:
+        yield "Some live processes run with other settings than this command."
+
+
+def _said(before: BreakerStatus, after: BreakerStatus, kind: CommandKind) -> str:
+    """What a command has brought about, in a sentence or two."""
+    name = printable(after.name)
+    if kind is CommandKind.RESET:
+        already = " (it was already)" if before.state is CircuitState.CLOSED else ""
+        return f"{name}: closed{already}."
+    already = " (it was open already)" if before.state is CircuitState.OPEN else ""
+    if after.mode is Mode.FORCED_OPEN:
+        still = ", since a trip ends no hold" if kind is CommandKind.TRIP else ""
+        return f"{name}: {_state(after)}{still or already}."
+    return (
+        f"{name}: open{already}. It will be tried again in {math.ceil(after.retry_after or 0)} s, "
+        "and may then close by itself; --hold or --for keeps it open."
+    )
+
+
+def _state(row: BreakerStatus) -> str:
+    if row.mode is not Mode.FORCED_OPEN:
+        return row.state.replace("_", "-")
+    return f"held open until {'reset' if row.mode_until is None else _utc(row.mode_until)}"
+
+
+def _cells(row: BreakerStatus) -> list[str]:
+    cells = (
+        row.name,
+        _state(row),
+        "" if row.retry_after is None else _length(math.ceil(row.retry_after)),
+        f"{row.failures} of {row.policy.failure_threshold}" * (row.state is CircuitState.CLOSED),
+        "" if row.since is None else f"{_ago(row.since)} ({_utc(row.since)})",
+        row.reason,
+        row.updated_by,
+        row.where,
+    )
+    texts = (printable(cell) for cell in cells)
+    return [text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…" for text in texts]
+
+
+def _as_json(row: BreakerStatus) -> dict[str, Any]:
+    return {
+        "registry": row.registry,
+        "name": row.name,
+        "state": row.state,
+        "mode": row.mode,
+        "mode_until": row.mode_until and f"{row.mode_until:%Y-%m-%dT%H:%M:%SZ}",
+        "reason": row.reason or None,
+        "updated_by": row.updated_by or None,
+        "since": row.since and f"{row.since:%Y-%m-%dT%H:%M:%SZ}",
+        "retry_after": row.retry_after,
+        "failures": row.failures,
+    }
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(moment: datetime) -> str:
+    return f"{_length((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def _length(seconds: float) -> str:
+    """A duration in its largest fitting unit: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (seconds >= size and seconds % size == 0):
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

@@ -1,0 +1,281 @@
+"""What operators see and do, for whoever shows it: from a process that serves no calls itself."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from circuitbreaker_django import conf
+from circuitbreaker_django.backends.base import NoStore, Overview, ProcessInfo
+from circuitbreaker_django.backends.loading import load_backend_class, make_backend
+from circuitbreaker_django.core import circuit as core
+from circuitbreaker_django.core import window
+from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind
+from circuitbreaker_django.core.errors import CircuitBackendError, UnknownBreakerError
+from circuitbreaker_django.core.policy import Policy, seconds
+from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.registry import Registry, in_test_environment
+
+
+class CannotSteer(CircuitBackendError):
+    """A command would reach nobody; the message says why that may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStatus:
+    """One breaker as an operator sees it; moments are aware and in UTC.
+
+    Attributes:
+        registry: its alias.
+        name: the breaker's.
+        state: the effective one.
+        mode: who decides, the circuit or an operator.
+        mode_until: when a hold ends by itself; ``None`` without a hold or for one without end.
+        reason: why it is so.
+        updated_by: who brought it about, if a person did.
+        since: when it opened, closed or was held; ``None`` when nothing has ever happened.
+        retry_after: seconds until a call may pass; ``None`` when it is closed, or held without end.
+        failures: that count towards its opening.
+        policy: its effective numbers.
+        where: it is declared, as ``file:line`` or in which setting; empty when nobody does.
+    """
+
+    registry: str
+    name: str
+    state: CircuitState
+    mode: Mode
+    mode_until: datetime | None
+    reason: str
+    updated_by: str
+    since: datetime | None
+    retry_after: float | None
+    failures: int
+    policy: Policy
+    where: str
+
+
+class ControlRoom:
+    """One registry, looked at and steered from outside of the processes that serve.
+
+    It makes no store, unless an order is forced.
+
+    Args:
+        registry: the registry.
+
+    Raises:
+        CircuitBackendError: the store is there and cannot be used.
+        ImproperlyConfigured: the settings are wrong.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        #: Whether other processes have the same circuits.
+        self.shared = load_backend_class(registry.config).shared and not in_test_environment()
+        #: Why there is nothing to see, if so.
+        self.missing: str | None = None
+        self._backend = (
+            make_backend(registry.config, observer=True) if self.shared else registry.backend
+        )
+        self._overview = Overview(0, {}, {}, ())
+        try:
+            self._open(create=False)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- seeing -----------------------------------------------------------------------------
+
+    @property
+    def place(self) -> str:
+        """Where the circuits are kept, for people."""
+        return self._backend.describe()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether what is stored ends with the host's uptime (rule 4)."""
+        return self.place.startswith("/dev/shm/")
+
+    @property
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        """The live processes that share the circuits."""
+        return self._overview.processes
+
+    @property
+    def settings_differ(self) -> bool:
+        """Whether live processes, or this one, run with different settings."""
+        digests = {process.digest for process in self.processes}
+        return bool(digests - {self.registry.config.digest()})
+
+    def names(self) -> list[str]:
+        """Every known name: of the settings, of anybody's code, and of the store (rule 23)."""
+        overview = self._overview
+        return sorted({*self.registry, *overview.declarations, *overview.circuits})
+
+    def choose(self, wanted: Iterable[str]) -> list[str]:
+        """The names asked for, each once, or all of them when none is.
+
+        Raises:
+            UnknownBreakerError: one of them is not known; the message names the nearest.
+        """
+        chosen, known = list(dict.fromkeys(wanted)), self.names()
+        refuse_unknown(chosen, known, f"registry {self.registry.config.alias!r}")
+        return chosen or known
+
+    def status(self, names: Iterable[str]) -> list[BreakerStatus]:
+        """Those breakers, as they were at the last look."""
+        return [self._status(name) for name in names]
+
+    # -- steering ---------------------------------------------------------------------------
+
+    def refuse_in_vain(self, *, force: bool = False) -> None:
+        """Refuse to give orders that nobody would follow.
+
+        Args:
+            force: even when no live process is there to hear of it.
+
+        Raises:
+            CannotSteer: the message says why.
+        """
+        alias = self.registry.config.alias
+        if not self.registry.config.enabled:
+            raise CannotSteer(
+                f"registry {alias!r} is switched off (ENABLED is False): all calls pass, whatever "
+                "its circuits are"
+            )
+        if not self.shared:
+            raise CannotSteer(
+                f"registry {alias!r} keeps circuits in each process alone, so no other process can "
+                "steer them: use a shared backend"
+            )
+        if not self.processes and not force:
+            raise CannotSteer(
+                f"no live process uses {self.place}, so nothing was done. The workers may be "
+                "stopped, may not have used a breaker yet, or may run in another container, on "
+                "another host, or with another place (NAMESPACE, LOCATION). --force does it anyway"
+            )
+
+    def order(
+        self,
+        names: Iterable[str],
+        kind: CommandKind,
+        *,
+        duration: int | None = None,
+        actor: str,
+        reason: str,
+        force: bool = False,
+    ) -> list[BreakerStatus]:
+        """Apply a command to those breakers, all or none, and return what they are now.
+
+        Args:
+            names: of known breakers.
+            kind: what to do.
+            duration: of a hold, in microseconds.
+            actor: who asks.
+            reason: why.
+            force: even when no live process is there to hear of it; makes the store if need be.
+
+        Raises:
+            CannotSteer: nobody would hear of it.
+            CircuitBackendError: the store could not confirm it; nothing was applied.
+        """
+        self.refuse_in_vain(force=force)
+        if self.missing is not None:
+            self._open(create=True)
+        names = list(names)
+        command = Command(kind, duration, actor, reason)
+        self._backend.order({name: (command, self._policy(name)) for name in names})
+        try:
+            self._overview = self._backend.overview()
+        except CircuitBackendError as error:
+            raise CircuitBackendError(f"it was applied, but then: {error}") from error
+        return self.status(names)
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self.shared:
+            self._backend.close()
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def _open(self, *, create: bool) -> None:
+        try:
+            self._backend.open(create=create)
+            self._overview = self._backend.overview()
+        except NoStore as error:
+            self.missing = str(error)
+        except CircuitBackendError as error:
+            raise CircuitBackendError(f"{self.place} cannot be used: {error}") from error
+        else:
+            self.missing = None
+
+    def _policy(self, name: str) -> Policy:
+        """As settings and code say here; what they leave open, as was published (rule 23)."""
+        config, declared = self.registry.config, self.registry.declared(name)
+        here = {**(declared.policy if declared else {}), **config.breakers.get(name, {})}
+        published = self._overview.declarations.get(name)
+        try:
+            there = published.policy if published else {}
+            return conf.make_policy({**config.defaults, **there, **here})[0]
+        except (TypeError, ValueError):  # published by a process of another release
+            return conf.make_policy({**config.defaults, **here})[0]
+
+    def _status(self, name: str) -> BreakerStatus:
+        overview, policy = self._overview, self._policy(name)
+        now = overview.now
+        circuit = core.settle(overview.circuits.get(name, Circuit(epoch=0)), now)
+        seen = core.effective(circuit, policy, now)
+        hold = circuit.override
+        since = circuit.since if hold is None else hold.since
+        closed = seen.state is CircuitState.CLOSED
+        return BreakerStatus(
+            registry=self.registry.config.alias,
+            name=name,
+            state=seen.state,
+            mode=seen.mode,
+            mode_until=None if hold is None or hold.until is None else _moment(hold.until, now),
+            reason=circuit.reason if hold is None else hold.reason,
+            updated_by=circuit.actor if hold is None else hold.actor,
+            since=_moment(since, now) if since else None,
+            retry_after=None if closed or seen.wait is None else seconds(seen.wait),
+            failures=len(window.live(circuit.failures, policy, now)),
+            policy=policy,
+            where=self._where(name),
+        )
+
+    def _where(self, name: str) -> str:
+        published = self._overview.declarations.get(name)
+        if published is not None:
+            return published.where
+        return self.registry.declaration(name).where if name in self.registry else ""
+
+
+def refuse_unknown(wanted: Iterable[str], known: Collection[str], where: str) -> None:
+    """Refuse names of which one is not known.
+
+    Raises:
+        UnknownBreakerError: the message names the nearest, or all when none is near.
+    """
+    problems = [
+        f"no breaker {name!r} in {where}{_hint(name, known)}"
+        for name in wanted
+        if name not in known
+    ]
+    if problems:
+        raise UnknownBreakerError(". ".join(problems))
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    if not known:
+        return "; none is known yet"
+    if close := difflib.get_close_matches(name, known):
+        return f"; did you mean {' or '.join(close)}?"
+    listed = ", ".join(sorted(known)[:10])
+    return f"; known are: {listed}" + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+
+
+def _moment(at: int, now: int) -> datetime:
+    """A time of the store's clock on the calendar."""
+    return datetime.fromtimestamp(time.time() - seconds(now - at), UTC)

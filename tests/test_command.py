@@ -1,0 +1,766 @@
+"""``manage.py breaker``: what it prints, asks, refuses and exits with."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import json
+import re
+import socket
+import sqlite3
+import types
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from circuitbreaker_django import (
+    CircuitBreaker,
+    CircuitState,
+    Mode,
+    operations,
+)
+from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.core.circuit import MAX_TEXT
+from circuitbreaker_django.management.commands import breaker as module
+
+HOST = socket.gethostname()
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+
+
+@pytest.fixture
+def settings_of_breakers(tmp_path):
+    """``CIRCUIT_BREAKERS`` of the command; a test may change it."""
+    return {
+        "default": {
+            "LOCATION": str(tmp_path / "circuits.sqlite3"),
+            "BREAKERS": {"payments": {"recovery_timeout": 300}, "search": {}},
+        }
+    }
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch, settings_of_breakers):
+    """Not inside of Django's test environment, for the command: it looks at real stores."""
+    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+    monkeypatch.delenv("SUDO_USER", raising=False)
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A process that serves: a backend of its own at the same place, and breakers in use."""
+    backend = SQLiteBackend(tmp_path / "circuits.sqlite3")
+    backend.threads = False
+    worker = types.SimpleNamespace(
+        backend=backend,
+        payments=CircuitBreaker("payments", recovery_timeout=300, backend=backend),
+        search=CircuitBreaker("search", backend=backend),
+    )
+    worker.payments.call(lambda: None)
+    yield worker
+    backend.close()
+
+
+def states(worker):
+    return [worker.payments.state, worker.search.state]
+
+
+@pytest.fixture
+def run(settings_of_breakers, capsys):
+    """Runs the command as from a command line."""
+
+    def run_command(*words):
+        out, err = io.StringIO(), io.StringIO()
+        command = module.Command(stdout=out, stderr=err)
+        code: object = 0
+        with override_settings(CIRCUIT_BREAKERS=settings_of_breakers):
+            try:
+                command.run_from_argv(["manage.py", "breaker", *words])
+            except SystemExit as end:
+                code = end.code
+        usage = capsys.readouterr()
+        return types.SimpleNamespace(
+            code=code, out=out.getvalue() + usage.out, err=err.getvalue() + usage.err
+        )
+
+    return run_command
+
+
+@pytest.fixture
+def rows(run):
+    """What ``status --format json`` says, by name."""
+
+    def read(*words):
+        return {row["name"]: row for row in json.loads(run("status", "--format=json", *words).out)}
+
+    return read
+
+
+# -- status, text -----------------------------------------------------------------------------
+
+
+def test_status_is_a_table_and_what_it_was_read_from(run, worker, tmp_path):
+    worker.backend.digest = "x"
+    worker.payments.trip(reason="a drill", actor="anna")
+    result = run("status")
+    assert result.code == 0
+    assert re.sub(TIME, "2026-11-23 19:13:11 UTC", re.sub(r"\d s", "0 s", result.out)) == (
+        "BREAKER   STATE   RETRY IN  FAILURES  SINCE                              WHY      WHO\n"
+        "payments  open    5 min               0 s ago (2026-11-23 19:13:11 UTC)  a drill  anna\n"
+        "search    closed            0 of 5\n"
+        "\n"
+        f"Backend: SQLiteBackend at {tmp_path}/circuits.v1.sqlite3\n"
+        f"Attached: 1 live process ({worker_kind(worker)})\n"
+        "Some live processes run with other settings than this command.\n"
+        "\n"
+    )
+
+
+def worker_kind(worker):
+    [process] = worker.backend.overview().processes
+    return f"1 {process.kind}"
+
+
+def test_columns_without_a_word_are_left_out(run, worker):
+    assert run("status").out.splitlines()[:3] == [
+        "BREAKER   STATE   FAILURES",
+        "payments  closed  0 of 5",
+        "search    closed  0 of 5",
+    ]
+
+
+def test_more_verbose_it_says_where_they_are_declared(run, worker):
+    assert "settings.CIRCUIT_BREAKERS" in run("status", "-v2").out
+    assert "settings.CIRCUIT_BREAKERS" not in run("status").out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "open  +5 min"),
+        ({"hold": True}, "held open until reset"),
+        ({"duration": 7200.0}, f"held open until {TIME}  2 h"),
+        ({"duration": 1e-5}, "half-open  0 s"),
+    ],
+)
+def test_states_are_in_words(run, worker, options, words):
+    worker.payments.trip(**options)
+    assert re.search(f"payments +{words}", run("status", "payments").out)
+
+
+@pytest.mark.parametrize(
+    ("options", "colour"),
+    [(None, "32"), ({}, "31"), ({"hold": True}, "31"), ({"duration": 1e-5}, "33")],
+)
+def test_and_in_colour(run, worker, options, colour):
+    if options is not None:
+        worker.payments.trip(**options)
+    line = run("status", "--force-color").out.splitlines()[1]
+    assert line.startswith(f"\x1b[{colour};1mpayments")
+    assert line.endswith("\x1b[0m")
+    assert "\x1b" not in run("status", "--no-color").out
+
+
+def test_only_the_names_asked_for(run, worker):
+    assert "payments" not in run("status", "search").out.partition("Backend")[0]
+
+
+def test_where_nothing_is_known(run, settings_of_breakers, tmp_path):
+    settings_of_breakers["default"]["BREAKERS"] = {}
+    result = run("status")
+    assert result.code == 0
+    assert result.out.startswith("No breakers are known.\n")
+    assert "No process has used a breaker yet: there is no " in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_worker_disappears(run, worker):
+    worker.backend.close()
+    assert "Attached: no live process\n" in run("status").out
+
+
+def test_a_switched_off_registry_says_so(run, worker, settings_of_breakers):
+    settings_of_breakers["default"]["ENABLED"] = False
+    assert (
+        "Registry 'default' is switched off (ENABLED is False): all calls pass."
+        in run("status").out
+    )
+
+
+@pytest.fixture
+def process_local(settings_of_breakers):
+    settings_of_breakers["default"]["BACKEND"] = (
+        "circuitbreaker_django.backends.memory.MemoryBackend"
+    )
+
+
+@pytest.mark.usefixtures("process_local")
+def test_a_process_local_registry_says_so(run):
+    result = run("status")
+    assert result.code == 0
+    assert "Backend: MemoryBackend at the memory of this process" in result.out
+    assert "keeps circuits in each process alone" in result.out
+    assert "Attached" not in result.out
+    result = run("status", "--format", "json")
+    assert "keeps circuits in each process alone" in result.err
+    assert len(json.loads(result.out)) == 2
+
+
+# -- status, several registries ---------------------------------------------------------------
+
+
+@pytest.fixture
+def two_registries(settings_of_breakers, tmp_path):
+    settings_of_breakers["other"] = {
+        "LOCATION": str(tmp_path / "other.sqlite3"),
+        "BREAKERS": {"search": {}, "stock": {}},
+    }
+
+
+@pytest.mark.usefixtures("two_registries")
+def test_every_registry_is_shown(run, rows):
+    out = run("status").out
+    assert out.index("Registry default") < out.index("payments") < out.index("Registry other")
+    shown = json.loads(run("status", "--format=json").out)
+    assert [(row["registry"], row["name"]) for row in shown] == [
+        ("default", "payments"),
+        ("default", "search"),
+        ("other", "search"),
+        ("other", "stock"),
+    ]
+
+
+@pytest.mark.usefixtures("two_registries")
+def test_or_the_one_asked_for(run, rows):
+    assert set(rows("--registry", "other")) == {"search", "stock"}
+    assert run("status", "--registry=other", "payments").code == 2
+
+
+@pytest.mark.usefixtures("two_registries")
+def test_a_name_need_be_known_in_one_of_them(run, rows):
+    assert set(rows("stock")) == {"stock"}
+    result = run("status", "stock", "paymnts")
+    assert result.code == 2
+    assert (
+        "no breaker 'paymnts' in registry 'default' or registry 'other'; did you mean payments?"
+        in result.err
+    )
+
+
+@pytest.mark.usefixtures("two_registries")
+def test_commands_are_for_one_registry(run, worker):
+    assert run("trip", "stock").code == 2
+    assert "no live process uses" in run("trip", "stock", "--registry", "other").err
+    assert run("trip", "search").code == 0
+
+
+def test_a_registry_that_is_not_there(run):
+    result = run("status", "--registry", "defualt")
+    assert result.code == 2
+    assert "there is no registry 'defualt'" in result.err
+
+
+# -- status, JSON -----------------------------------------------------------------------------
+
+
+def test_json_of_a_closed_circuit(rows, worker):
+    assert rows()["search"] == {
+        "registry": "default",
+        "name": "search",
+        "state": "closed",
+        "mode": "auto",
+        "mode_until": None,
+        "reason": None,
+        "updated_by": None,
+        "since": None,
+        "retry_after": None,
+        "failures": 0,
+    }
+
+
+def test_json_of_an_open_circuit(rows, worker):
+    worker.payments.trip(reason="a drill", actor="anna")
+    row = rows()["payments"]
+    assert (row["state"], row["mode"], row["mode_until"]) == ("open", "auto", None)
+    assert (row["reason"], row["updated_by"]) == ("a drill", "anna")
+    assert re.fullmatch(ISO, row["since"])
+    assert 290 < row["retry_after"] <= 300
+
+
+def test_json_of_a_held_circuit(rows, worker):
+    worker.payments.trip(hold=True)
+    row = rows()["payments"]
+    assert (row["state"], row["mode"]) == ("open", "forced_open")
+    assert (row["mode_until"], row["retry_after"]) == (None, None)
+    worker.payments.trip(duration=60)
+    row = rows()["payments"]
+    assert re.fullmatch(ISO, row["mode_until"])
+    assert 50 < row["retry_after"] <= 60
+
+
+def test_json_of_a_half_open_circuit(rows, worker):
+    worker.payments.trip(duration=1e-5)
+    row = rows()["payments"]
+    assert (row["state"], row["mode"], row["retry_after"]) == ("half_open", "auto", 0)
+
+
+def test_json_counts_failures(rows, worker):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            worker.search.call(lambda: 1 / 0)
+    assert rows()["search"]["failures"] == 2
+
+
+# -- exit codes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+@pytest.mark.parametrize(
+    ("options", "code"), [(None, 0), ({}, 1), ({"hold": True}, 1), ({"duration": 1e-5}, 0)]
+)
+def test_fail_on_open(run, worker, options, code, format):
+    if options is not None:
+        worker.payments.trip(**options)
+    result = run("status", "--fail-on-open", "--format", format)
+    assert result.code == code
+    assert "search" in result.out
+    assert run("status", "--fail-on-open", "search").code == 0
+    assert run("status").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("explode",),
+        ("trip",),
+        ("reset",),
+        ("trip", "--all", "payments"),
+        ("trip", "payments", "--hold", "--for", "1m"),
+        ("trip", "unheard-of"),
+        ("status", "unheard-of"),
+        ("status", "--format", "yaml"),
+        ("status", "--no-color", "--force-color"),
+        ("--no-color", "status", "--force-color"),
+        ("trip", "payments", "--nonsense"),
+    ],
+)
+def test_whatever_is_asked_wrongly_ends_with_2(run, worker, words):
+    result = run(*words)
+    assert (result.code, result.out) == (2, "")
+    assert worker.payments.state is CircuitState.CLOSED
+
+
+def test_wrong_settings_are_told_in_one_line(run, settings_of_breakers):
+    settings_of_breakers["default"].update(NAMEPSACE="x", BREAKERS={"x": {"treshold": 1}})
+    result = run("status")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("\n") == 1
+    assert result.err.startswith("CommandError: ")
+    assert "NAMEPSACE" in result.err
+    assert "treshold" in result.err
+
+
+def test_a_corrupt_store_is_told_in_one_line(run, worker, tmp_path):
+    worker.payments.trip()
+    with sqlite3.connect(tmp_path / "circuits.v1.sqlite3") as connection:
+        connection.execute("UPDATE circuits SET record = 'garbage'")
+    connection.close()
+    for words in (["status"], ["trip", "payments"]):
+        result = run(*words)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert f"{tmp_path}/circuits.v1.sqlite3 cannot be used: " in result.err
+
+
+def test_a_busy_store_confirms_nothing(run, worker, tmp_path):
+    connection = sqlite3.connect(tmp_path / "circuits.v1.sqlite3", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    result = run("trip", "payments", "search")
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "nothing was applied: another process is writing" in result.err
+    assert states(worker) == [CircuitState.CLOSED] * 2
+
+
+def test_a_fault_of_ours_ends_with_2_and_says_all(run, monkeypatch):
+    monkeypatch.setattr(operations.ControlRoom, "names", lambda self: 1 / 0)
+    result = run("status", "--fail-on-open")
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert "ZeroDivisionError" in result.err
+
+
+# -- options of Django's, before and after the sub-command ------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--traceback", "status", "unheard-of"), ("status", "unheard-of", "--traceback")],
+)
+def test_traceback(run, words):
+    result = run(*words)
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert "UnknownBreakerError" in result.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--force-color", "status"),
+        ("status", "--force-color"),
+        ("status", "--force-color", "payments"),
+    ],
+)
+def test_force_color(run, worker, words):
+    assert "\x1b[32;1mpayments" in run(*words).out
+
+
+@pytest.mark.parametrize(
+    "words", [("-v0", "trip", "payments"), ("trip", "payments", "--verbosity", "0")]
+)
+def test_verbosity_0_is_silent(run, worker, words):
+    result = run(*words)
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert worker.payments.state is CircuitState.OPEN
+
+
+@pytest.mark.parametrize("name", ["status", "trip", "reset"])
+def test_every_sub_command_takes_all_of_them(run, worker, name):
+    options = ["--no-color", "-v", "1", "--settings", "tests.settings", "--pythonpath", "/tmp"]
+    assert run(name, "payments", *options).code == 0
+
+
+@pytest.mark.parametrize("words", [("--help",), ("status", "--help"), ("trip", "-h")])
+def test_help(run, words):
+    result = run(*words)
+    assert result.code == 0
+    assert "breaker" in result.out
+
+
+# -- trip and reset ---------------------------------------------------------------------------
+
+
+def test_trip_says_what_will_be_and_how_to_hold(run, worker, tmp_path):
+    result = run("trip", "payments")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == (
+        "payments: open. It will be tried again in 300 s, and may then close by itself; "
+        "--hold or --for keeps it open.\n"
+        f"Written to {tmp_path}/circuits.v1.sqlite3 on {HOST}; "
+        f"it reaches 1 live process ({worker_kind(worker)}).\n"
+    )
+    assert worker.payments.state is CircuitState.OPEN
+    assert worker.search.state is CircuitState.CLOSED
+
+
+def test_trip_again_says_so_and_is_done(run, worker):
+    run("trip", "payments")
+    result = run("trip", "payments")
+    assert result.code == 0
+    assert "payments: open (it was open already). It will be tried again in 300 s" in result.out
+
+
+def test_hold(run, worker, rows):
+    result = run("trip", "payments", "--hold", "--reason", "moving house", "--actor", "anna")
+    assert result.code == 0
+    assert "payments: held open until reset.\n" in result.out
+    assert worker.payments.mode is Mode.FORCED_OPEN
+    row = rows()["payments"]
+    assert (row["reason"], row["updated_by"]) == ("moving house", "anna")
+    assert "held open until reset (it was open already)" in run("trip", "payments", "--hold").out
+
+
+def test_trip_ends_no_hold(run, worker):
+    run("trip", "payments", "--hold")
+    result = run("trip", "payments")
+    assert result.code == 0
+    assert "payments: held open until reset, since a trip ends no hold.\n" in result.out
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("1h1m1s", 3661),
+        ("1h0m5s", 3605),
+        ("277777h", 277777 * 3600),
+    ],
+)
+def test_hold_for_a_while(run, worker, rows, text, length):
+    result = run("trip", "payments", "--for", text)
+    assert re.search(rf"payments: held open until {TIME}\.\n", result.out)
+    assert rows()["payments"]["retry_after"] == pytest.approx(length, abs=5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("90", "0s", "0h0m", "", " 5m", "5 m", "m", "1d", "1.5h", "-5m", "30m1h", "5M", "٣h"),
+        *("9" * 5000, "277778h", "1h\x1b[31m"),
+    ],
+)
+def test_what_is_no_duration_is_refused(run, worker, text):
+    result = run("trip", "payments", f"--for={text}")
+    assert (result.code, result.out) == (2, "")
+    assert "give a duration with its unit, as 90s, 10m, 2h or 1h30m" in result.err
+    assert "\x1b" not in result.err
+    assert worker.payments.state is CircuitState.CLOSED
+
+
+def test_reset(run, worker):
+    run("trip", "payments", "--hold")
+    assert run("reset", "payments").out.startswith("payments: closed.\n")
+    assert worker.payments.state is CircuitState.CLOSED
+    result = run("reset", "payments")
+    assert result.code == 0
+    assert result.out.startswith("payments: closed (it was already).\n")
+
+
+def test_several_at_once(run, worker):
+    assert run("trip", "payments", "search", "payments").out.count(": open. ") == 2
+    assert states(worker) == [CircuitState.OPEN] * 2
+    run("reset", "search", "payments")
+    assert states(worker) == [CircuitState.CLOSED] * 2
+
+
+def test_all_or_nothing(run, worker):
+    result = run("trip", "payments", "serch")
+    assert (result.code, result.out) == (2, "")
+    assert "no breaker 'serch' in registry 'default'; did you mean search?" in result.err
+    assert worker.payments.state is CircuitState.CLOSED
+
+
+def test_trip_all_asks_nothing(run, worker, monkeypatch):
+    monkeypatch.setattr("builtins.input", None)
+    assert run("trip", "--all").code == 0
+    assert states(worker) == [CircuitState.OPEN] * 2
+
+
+def test_a_hold_in_memory_ends_with_a_restart(run, worker, monkeypatch):
+    monkeypatch.setattr(operations.ControlRoom, "in_memory", True)
+    words = "It lies in memory: a restart of the host ends the hold."
+    assert words in run("trip", "payments", "--hold").out
+    assert words in run("trip", "payments", "--for", "1h").out
+    assert words not in run("trip", "payments").out
+    assert words not in run("reset", "payments").out
+
+
+# -- the question -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    """What is typed, and what was asked."""
+    asked = []
+
+    def use(text):
+        def ask(question):
+            asked.append(question)
+            if isinstance(text, str):
+                return text
+            raise text
+
+        monkeypatch.setattr("builtins.input", ask)
+        return asked
+
+    return use
+
+
+@pytest.mark.parametrize("text", ["y", "Yes", " YES "])
+def test_reset_of_all_is_done_after_a_yes(run, worker, answer, text):
+    asked = answer(text)
+    worker.payments.trip()
+    assert run("reset", "--all").code == 0
+    assert asked == ["Close 2 circuits, for every process? [y/N] "]
+    assert worker.payments.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("text", ["", "n", "yeah", EOFError, KeyboardInterrupt])
+def test_and_after_nothing_else(run, worker, answer, text):
+    answer(text)
+    worker.payments.trip()
+    result = run("reset", "--all")
+    # What was never answered still ends its line.
+    assert (result.code, result.out) == (2, "" if isinstance(text, str) else "\n")
+    assert "nothing was done" in result.err
+    assert worker.payments.state is CircuitState.OPEN
+
+
+@pytest.mark.parametrize("words", [("--all", "--no-input"), ("--all", "--noinput"), ("payments",)])
+def test_no_question(run, worker, answer, words):
+    asked = answer(RuntimeError)
+    worker.payments.trip()
+    assert run("reset", *words).code == 0
+    assert asked == []
+    assert worker.payments.state is CircuitState.CLOSED
+
+
+def test_nobody_is_asked_about_what_cannot_be_done(run, worker, answer):
+    asked = answer("y")
+    worker.backend.close()
+    assert run("reset", "--all").code == 2
+    assert asked == []
+
+
+# -- whom it reaches --------------------------------------------------------------------------
+
+
+def test_without_a_live_process_nothing_is_applied(run, worker, rows):
+    worker.backend.close()
+    result = run("trip", "payments")
+    assert (result.code, result.out) == (2, "")
+    assert "no live process uses" in result.err
+    assert "another container" in result.err
+    assert "--force" in result.err
+    assert rows()["payments"]["state"] == "closed"
+
+
+def test_force(run, worker, rows):
+    worker.backend.close()
+    result = run("trip", "payments", "--force")
+    assert result.code == 0
+    assert "it reaches no live process." in result.out
+    assert rows()["payments"]["state"] == "open"
+
+
+def test_only_force_makes_a_store(run, rows, tmp_path):
+    for words in (
+        ("status",),
+        ("trip", "payments"),
+        ("reset", "payments"),
+        ("trip", "x", "--force"),
+    ):
+        run(*words)
+        assert list(tmp_path.iterdir()) == []
+    assert run("trip", "payments", "--force", "--hold").code == 0
+    assert rows()["payments"]["mode"] == "forced_open"
+
+
+@pytest.mark.usefixtures("process_local")
+@pytest.mark.parametrize("name", ["trip", "reset"])
+def test_a_process_local_registry_is_not_steered(run, name):
+    result = run(name, "payments", "--force")
+    assert (result.code, result.out) == (2, "")
+    assert "keeps circuits in each process alone" in result.err
+
+
+@pytest.mark.parametrize("name", ["trip", "reset"])
+def test_a_switched_off_registry_is_not_steered(run, worker, settings_of_breakers, name):
+    settings_of_breakers["default"]["ENABLED"] = False
+    result = run(name, "payments", "--force")
+    assert (result.code, result.out) == (2, "")
+    assert "switched off" in result.err
+
+
+# -- who --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "login", "actor"),
+    [
+        ({"SUDO_USER": "anna"}, "root", f"anna@{HOST}"),
+        ({"SUDO_USER": ""}, "bert", f"bert@{HOST}"),
+        ({}, "bert", f"bert@{HOST}"),
+        ({}, KeyError("uid not found"), f"uid:4711@{HOST}"),
+        ({}, OSError("no username"), f"uid:4711@{HOST}"),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["--actor", ""]])
+def test_actor(run, worker, rows, monkeypatch, environment, login, actor, words):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+
+    def getuser():
+        if isinstance(login, str):
+            return login
+        raise login
+
+    monkeypatch.setattr(getpass, "getuser", getuser)
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    run("trip", "payments", *words)
+    assert rows()["payments"]["updated_by"] == actor
+
+
+# -- strangers' texts -------------------------------------------------------------------------
+
+HOSTILE = "a\nBREAKER all\r\x1b[2J\x1b]0;x\x07\u202egnp\u200b\u2028b\t\x00\ud800"
+
+
+def test_hostile_texts_do_no_harm(run, worker, rows):
+    worker.payments.trip(reason=HOSTILE, actor="eve\x1b[31m")
+    lines = run("status").out.splitlines()
+    assert len(lines) == 8
+    assert all(line.isprintable() for line in lines)
+    assert r"a\nBREAKER all\r\x1b[2J" in lines[1]
+    assert r"\u202egnp" in lines[1]
+    raw = run("status", "--format", "json").out
+    assert raw.replace("\n", "").isprintable()
+    row = rows()["payments"]
+    assert (row["reason"], row["updated_by"]) == (HOSTILE, "eve\x1b[31m")
+
+
+def test_hostile_words_do_no_harm(run, worker):
+    for words in (["trip", HOSTILE], ["status", HOSTILE], ["trip", "--registry", HOSTILE, "x"]):
+        result = run(*words)
+        assert result.code == 2
+        assert result.err.removesuffix("\n").isprintable()
+    result = run("trip", "payments", "--reason", HOSTILE, "--actor", HOSTILE)
+    assert result.code == 0
+    assert result.out.replace("\n", "").isprintable()
+
+
+def test_long_texts_are_cut_in_the_table_only(run, worker, rows):
+    worker.payments.trip(reason="why " * 1000)
+    line = run("status").out.splitlines()[1]
+    assert len(line) < 200
+    assert line.endswith("why why…")
+    assert rows()["payments"]["reason"] == ("why " * 1000)[:MAX_TEXT]
+
+
+# -- from code --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(settings_of_breakers):
+    def call_it(*words, **options):
+        out = io.StringIO()
+        with override_settings(CIRCUIT_BREAKERS=settings_of_breakers):
+            call_command("breaker", *words, stdout=out, **options)
+        return out.getvalue()
+
+    return call_it
+
+
+def test_call_command(call, worker):
+    assert json.loads(call("status", format="json"))[0]["name"] == "payments"
+    assert "payments: held open" in call("trip", "payments", hold=True, reason="x", actor="code")
+    assert worker.payments.mode is Mode.FORCED_OPEN
+    assert "payments: held open" in call("trip", "payments", **{"for": "10m"})
+    assert call("reset", all=True, interactive=False, verbosity=0) == ""
+    assert worker.payments.state is CircuitState.CLOSED
+    assert "payments: open" in call("trip", "payments", no_color=True, force=True)
+    with pytest.raises(SystemExit) as ended:
+        call("status", fail_on_open=True)
+    assert ended.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["status", "unheard-of"], {}),
+        (["trip"], {}),
+        (["trip", "payments"], {"for": 600}),
+        (["status"], {"no_color": True, "force_color": True}),
+        (["status"], {"registry": "unheard-of"}),
+    ],
+)
+def test_call_command_raises_with_code_2(call, words, options):
+    with pytest.raises(CommandError) as caught:
+        call(*words, **options)
+    assert caught.value.returncode == 2

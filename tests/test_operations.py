@@ -1,0 +1,335 @@
+"""What operators see and do from outside, on real SQLite stores."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from circuitbreaker_django import (
+    CircuitBackendError,
+    CircuitBreaker,
+    CircuitState,
+    Mode,
+    UnknownBreakerError,
+    operations,
+    registries,
+)
+from circuitbreaker_django.backends.base import Declaration
+from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.core.circuit import CommandKind
+from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
+from circuitbreaker_django.operations import CannotSteer, ControlRoom
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    """As a command sees it: not inside of Django's test environment."""
+    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+
+
+@pytest.fixture
+def location(tmp_path):
+    return tmp_path / "circuits.sqlite3"
+
+
+@pytest.fixture
+def config(location):
+    """The settings of the registry; a test may change them before it enters a room."""
+    return {"LOCATION": str(location)}
+
+
+@pytest.fixture
+def enter(config):
+    """Enters the control room as the settings are now."""
+    rooms = []
+
+    def enter_room():
+        with override_settings(CIRCUIT_BREAKERS={"default": config}):
+            room = ControlRoom(registries["default"])
+        rooms.append(room)
+        return room
+
+    yield enter_room
+    for room in rooms:
+        room.close()
+
+
+@pytest.fixture
+def worker(location):
+    """A process that serves: a backend of its own at the same place, and a breaker in use."""
+    backend = SQLiteBackend(location)
+    backend.threads = False
+    breaker = CircuitBreaker("payments", failure_threshold=3, backend=backend)
+    breaker.call(lambda: None)
+    yield breaker
+    backend.close()
+
+
+def trip(room, *names, kind=CommandKind.TRIP, **options):
+    return room.order(names, kind, actor="anna", reason="a test", **options)
+
+
+def publish(worker, name, where="shop/pay.py:3", **policy):
+    values = {key: getattr(Policy(**policy), key) for key in POLICY_FIELDS}
+    worker.backend.declare(Declaration(name, {**values, "exceptions": ["Exception"]}, where))
+    worker.backend.touch()
+    worker.backend._publish(worker.backend._here(), 1)
+
+
+# -- the store is there or not ----------------------------------------------------------------
+
+
+def test_looking_makes_no_store(enter, config, tmp_path):
+    config["BREAKERS"] = {"stock": {}}
+    room = enter()
+    assert room.missing == f"there is no {room.place}"
+    [row] = room.status(room.names())
+    assert (row.name, row.state, row.since, row.failures) == ("stock", "closed", None, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_is_no_use_of_a_breaker(enter, worker):
+    enter()
+    assert len(enter().processes) == 1
+
+
+def test_an_order_makes_a_store_only_by_force(enter, config, tmp_path):
+    config["BREAKERS"] = {"stock": {}}
+    room = enter()
+    with pytest.raises(CannotSteer, match=r"no live process uses .*circuits\.v1\.sqlite3"):
+        trip(room, "stock")
+    assert list(tmp_path.iterdir()) == []
+    [row] = trip(room, "stock", force=True)
+    assert (row.state, row.updated_by, row.reason) == ("open", "anna", "a test")
+    assert room.missing is None
+    assert enter().status(["stock"])[0].state is CircuitState.OPEN
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE circuits SET record = 'garbage'",
+        "UPDATE circuits SET record = '{}'",
+        "DROP TABLE circuits",
+    ],
+)
+def test_a_store_that_cannot_be_understood_is_told(enter, worker, statement):
+    worker.trip()
+    with sqlite3.connect(worker.backend.place.database) as connection:
+        connection.execute(statement)
+    connection.close()
+    with pytest.raises(CircuitBackendError, match=r"circuits\.v1\.sqlite3 cannot be used: "):
+        enter()
+
+
+def test_a_file_of_something_else_is_told(enter, location):
+    location.with_name("circuits.v1.sqlite3").write_text("something else" * 100)
+    with pytest.raises(CircuitBackendError):
+        enter()
+
+
+def test_an_order_that_the_store_cannot_confirm_is_not_applied(enter, worker, monkeypatch):
+    room = enter()
+    with sqlite3.connect(worker.backend.place.database, isolation_level=None) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(CircuitBackendError, match="nothing was applied"):
+            trip(room, "payments")
+        connection.execute("ROLLBACK")
+    connection.close()
+    assert worker.state is CircuitState.CLOSED
+    assert enter().status(["payments"])[0].state is CircuitState.CLOSED
+
+
+def test_an_order_that_was_applied_is_never_called_anything_else(enter, worker, monkeypatch):
+    room = enter()
+
+    def lost():
+        raise CircuitBackendError("the disk is gone")
+
+    monkeypatch.setattr(room._backend, "overview", lost)
+    with pytest.raises(CircuitBackendError, match="it was applied, but then: the disk is gone"):
+        trip(room, "payments")
+    assert worker.state is CircuitState.OPEN
+
+
+def test_backend_that_cannot_be_made_is_a_matter_of_settings(enter, config):
+    config["OPTIONS"] = {"nonsense": 1}
+    with pytest.raises(ImproperlyConfigured, match="nonsense"):
+        enter()
+
+
+# -- who can be steered -----------------------------------------------------------------------
+
+
+def test_a_switched_off_registry_is_not_steered(enter, config, worker):
+    config["ENABLED"] = False
+    room = enter()
+    assert room.status(["payments"])[0].state is CircuitState.CLOSED
+    with pytest.raises(CannotSteer, match="switched off"):
+        trip(room, "payments", force=True)
+
+
+def test_a_process_local_registry_is_not_steered(enter, config):
+    config["BACKEND"] = "circuitbreaker_django.backends.memory.MemoryBackend"
+    config["BREAKERS"] = {"stock": {}}
+    room = enter()
+    assert (room.shared, room.place) == (False, "the memory of this process")
+    assert room.names() == ["stock"]
+    with pytest.raises(CannotSteer, match="in each process alone"):
+        trip(room, "stock", force=True)
+
+
+def test_inside_of_tests_nothing_real_is_looked_at(enter, worker, monkeypatch):
+    monkeypatch.undo()
+    assert enter().shared is False
+
+
+def test_without_a_live_process_nothing_is_applied(enter, worker):
+    worker.backend.close()
+    room = enter()
+    assert room.processes == ()
+    with pytest.raises(CannotSteer) as caught:
+        trip(room, "payments")
+    for word in ("stopped", "container", "another host", "NAMESPACE", "LOCATION", "--force"):
+        assert word in str(caught.value)
+
+
+# -- orders -----------------------------------------------------------------------------------
+
+
+def test_trip_and_reset_reach_a_worker_at_its_next_call(enter, worker):
+    room = enter()
+    [row] = trip(room, "payments")
+    assert [row.state, worker.state] == [CircuitState.OPEN] * 2
+    assert row.retry_after == pytest.approx(30, abs=1)
+    [row] = trip(room, "payments", kind=CommandKind.RESET)
+    assert [row.state, worker.state] == [CircuitState.CLOSED] * 2
+    assert row.retry_after is None
+
+
+def test_a_hold_for_a_while_says_until_when(enter, worker):
+    [row] = trip(enter(), "payments", kind=CommandKind.HOLD, duration=3600 * 10**6)
+    assert (row.mode, row.state) == (Mode.FORCED_OPEN, CircuitState.OPEN)
+    assert row.mode_until is not None
+    assert row.mode_until - datetime.now(UTC) == pytest.approx(
+        timedelta(hours=1), abs=timedelta(seconds=5)
+    )
+    assert row.retry_after == pytest.approx(3600, abs=5)
+
+
+def test_a_hold_without_end_says_none(enter, worker):
+    [row] = trip(enter(), "payments", kind=CommandKind.HOLD)
+    assert (row.mode, row.mode_until, row.retry_after) == (Mode.FORCED_OPEN, None, None)
+    assert (row.updated_by, row.reason) == ("anna", "a test")
+
+
+def test_what_opened_it_is_seen(enter, worker):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            worker.call(lambda: 1 / 0)
+    [row] = enter().status(["payments"])
+    assert row.failures == 2
+    with pytest.raises(ZeroDivisionError):
+        worker.call(lambda: 1 / 0)
+    [row] = enter().status(["payments"])
+    assert row.state is CircuitState.OPEN
+    assert row.reason == "3 failures within 60 s, last ZeroDivisionError"
+    assert row.since is not None
+    assert row.since.tzinfo is UTC
+    assert datetime.now(UTC) - row.since < timedelta(seconds=10)
+
+
+def test_half_open_may_be_tried_now(enter, worker, config):
+    config["BREAKERS"] = {"payments": {"recovery_timeout": 0.001}}
+    trip(enter(), "payments")
+    [row] = enter().status(["payments"])
+    assert (row.state, row.retry_after) == (CircuitState.HALF_OPEN, 0)
+
+
+# -- names and policies -----------------------------------------------------------------------
+
+
+def test_known_are_names_of_settings_of_code_here_of_code_there_and_of_the_store(
+    enter, config, worker
+):
+    config["BREAKERS"] = {"of settings": {}}
+    registries["default"].declare("of code here")
+    publish(worker, "of code there")
+    worker.trip()
+    room = enter()
+    assert room.names() == ["of code here", "of code there", "of settings", "payments"]
+    assert [row.where for row in room.status(room.names())] == [
+        registries["default"].declaration("of code here").where,
+        "shop/pay.py:3",
+        "settings.CIRCUIT_BREAKERS",
+        "",
+    ]
+
+
+def test_chosen_are_all_or_those_named_each_once(enter, config):
+    config["BREAKERS"] = {"one": {}, "two": {}}
+    assert enter().choose([]) == ["one", "two"]
+    assert enter().choose(["two", "one", "two"]) == ["two", "one"]
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "message"),
+    [
+        (["payments", "search"], ["payment"], "registry 'default'; did you mean payments?"),
+        (["stock-a", "stock-b"], ["stock"], "did you mean stock-b or stock-a?"),
+        (["payments", "search"], ["zzz"], "; known are: payments, search"),
+        ([f"b{n:02}" for n in range(12)], ["zzz"], "b09 and 2 more"),
+        ([], ["zzz"], "; none is known yet"),
+        (["search"], ["zzz", "search", "yyy"], "no breaker 'yyy'"),
+    ],
+)
+def test_unknown_names_are_told_with_the_nearest(enter, config, known, wanted, message):
+    config["BREAKERS"] = {name: {} for name in known}
+    with pytest.raises(UnknownBreakerError) as caught:
+        enter().choose(wanted)
+    assert message in str(caught.value)
+
+
+def test_policy_is_of_the_settings_then_of_the_code_then_as_published(enter, config, worker):
+    publish(worker, "hidden", recovery_timeout=300, failure_threshold=7)
+    publish(worker, "stock", recovery_timeout=300, failure_threshold=7)
+    config["DEFAULTS"] = {"recovery_timeout": 5, "success_threshold": 4}
+    config["BREAKERS"] = {"stock": {"recovery_timeout": 12}}
+    hidden, stock, other = enter().status(["hidden", "stock", "other"])
+    assert (hidden.policy.recovery_timeout, hidden.policy.failure_threshold) == (300, 7)
+    assert (stock.policy.recovery_timeout, stock.policy.failure_threshold) == (12, 7)
+    assert (other.policy.recovery_timeout, other.policy.success_threshold) == (5, 4)
+
+
+@pytest.mark.parametrize("published", [{"of_a_later_release": 1}, {"recovery_timeout": -1}, []])
+def test_a_policy_that_is_not_understood_is_passed_over(enter, worker, published):
+    worker.backend.declare(Declaration("hidden", published, "x.py:1"))
+    worker.backend._publish(worker.backend._here(), 1)
+    [row] = trip(enter(), "hidden")
+    assert row.policy == Policy()
+
+
+def test_differing_settings_are_seen(enter, config, worker):
+    room = enter()
+    worker.backend.digest = room.registry.config.digest()
+    publish(worker, "payments")
+    assert enter().settings_differ is False
+    config["DEFAULTS"] = {"failure_threshold": 2}
+    assert enter().settings_differ is True
+
+
+def test_the_default_place_is_in_memory(enter, config):
+    assert enter().in_memory is False
+    config["LOCATION"] = "/dev/shm/somewhere/circuits.sqlite3"
+    assert enter().in_memory is True
+
+
+def test_process_is_known_by_kind(enter, worker):
+    [process] = enter().processes
+    assert json.dumps(process.kind)
+    assert process.pid > 0
