@@ -1372,3 +1372,12 @@ def test_a_word_is_cleaned_by_whoever_has_the_turn(breaker):
     assert word[()] == -5.0
     breaker.backend._clean_word(process, process.file)
     assert word[()] > 0
+
+
+def test_who_has_waited_while_another_thread_read_does_not_read_again(breaker, monkeypatch):
+    breaker.call(ok)
+    file = process_of(breaker).file
+    reads = []
+    monkeypatch.setattr(file, "news", lambda: reads.append("again"))
+    breaker.backend._refresh(process_of(breaker), file)
+    assert reads == []

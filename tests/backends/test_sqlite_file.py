@@ -27,6 +27,8 @@ from circuitbreaker_django.core.circuit import Circuit, Override
 from circuitbreaker_django.core.record import dump_circuit
 from circuitbreaker_django.core.states import CircuitState, Mode
 
+NEW: dict[str, Any] = {"create": True, "patience": 1, "now": 1000}
+
 
 @pytest.fixture
 def place(location):
@@ -38,7 +40,7 @@ def open_file(place):
     opened = []
 
     def open_file(**options):
-        file = open_store(place, **{"create": True, "patience": 1, "now": 1000, **options})
+        file = open_store(place, **{**NEW, **options})
         opened.append(file)
         return file
 
@@ -355,6 +357,16 @@ def test_a_process_that_was_killed_is_left_out_where_pids_tell(file):
         (os.getpid(), host.pid_space()),
         (child.pid, "another container"),
     }
+
+
+def test_stores_at_two_places_leave_each_other_alone(open_file, place, tmp_path):
+    files = [open_file(), open_store(place_for(str(tmp_path / "b" / "c"), "s", "d"), **NEW)]
+    third = open_store(place_for(str(tmp_path / "d" / "e"), "s", "d"), **NEW)
+    for file in (*files, third):
+        file.verify()
+        put(file, "a", Circuit(7))
+    files[1].close()
+    third.close()
 
 
 def test_garbage_events_are_corrupt(file):
