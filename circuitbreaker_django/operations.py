@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from circuitbreaker_django import conf
-from circuitbreaker_django.backends.base import NoStore, Overview, ProcessInfo
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
+from circuitbreaker_django.backends.store import NoStore, Overview, ProcessInfo
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import window
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind

@@ -15,9 +15,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from circuitbreaker_django import conf, declarations
-from circuitbreaker_django.backends.base import Backend, Clock, Declaration, monotonic
+from circuitbreaker_django.backends.base import Backend, Clock, monotonic
 from circuitbreaker_django.backends.loading import is_replaced, make_backend
 from circuitbreaker_django.backends.memory import MemoryBackend
+from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.conf import DEFAULT_ALIAS, PolicySettings, RegistryConfig
 from circuitbreaker_django.core.breaker import CircuitBreaker
 from circuitbreaker_django.core.errors import CircuitOpenError, UnknownBreakerError
@@ -368,18 +369,7 @@ breakers = DefaultRegistry()
 
 
 def declare(alias: str, name: str, policy: Mapping[str, Any], *, depth: int = 1) -> None:
-    """Keep what code says of a breaker, also for registries in use; touches no settings.
-
-    Args:
-        alias: the registry's.
-        name: the breaker's.
-        policy: its options.
-        depth: how many calls up the declaring code is.
-
-    Raises:
-        ImproperlyConfigured: another place declares the same name with other options.
-        TypeError, ValueError: an option is unknown or out of range.
-    """
+    """:func:`declarations.keep`, with what follows from it for registries in use."""
     with _lock:
         if declarations.keep(alias, name, policy, depth=depth + 1):
             for registry in registries.built():

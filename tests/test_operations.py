@@ -19,8 +19,8 @@ from circuitbreaker_django import (
     operations,
     registries,
 )
-from circuitbreaker_django.backends.base import Declaration
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.core.circuit import CommandKind
 from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
 from circuitbreaker_django.operations import CannotSteer, ControlRoom

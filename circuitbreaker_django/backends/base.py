@@ -19,19 +19,18 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
-from circuitbreaker_django.backends.process import Process as Process
-from circuitbreaker_django.backends.process import on_event_loop as on_event_loop
-from circuitbreaker_django.backends.store import Changes as Changes
-from circuitbreaker_django.backends.store import Declaration as Declaration
-from circuitbreaker_django.backends.store import Failures as Failures
-from circuitbreaker_django.backends.store import Fence as Fence
-from circuitbreaker_django.backends.store import NoStore as NoStore
-from circuitbreaker_django.backends.store import Order as Order
-from circuitbreaker_django.backends.store import Overview as Overview
-from circuitbreaker_django.backends.store import ProcessInfo as ProcessInfo
-from circuitbreaker_django.backends.store import Report as Report
-from circuitbreaker_django.backends.store import StoreBusy as StoreBusy
-from circuitbreaker_django.backends.store import StoreLost as StoreLost
+from circuitbreaker_django.backends.process import Process, on_event_loop
+from circuitbreaker_django.backends.store import (
+    Changes,
+    Declaration,
+    Failures,
+    Fence,
+    Order,
+    Overview,
+    Report,
+    StoreBusy,
+    StoreLost,
+)
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.announce import log_event
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from circuitbreaker_django.backends.base import Clock, Overview, monotonic
+from circuitbreaker_django.backends.base import Clock, monotonic
+from circuitbreaker_django.backends.store import Overview
 from circuitbreaker_django.backends.transactional import Transaction, TransactionalBackend
 from circuitbreaker_django.core.circuit import Event
 

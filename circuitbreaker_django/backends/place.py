@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from circuitbreaker_django.backends.base import NoStore
+from circuitbreaker_django.backends.store import NoStore
 
 #: The layout of the file; part of its name, so that releases never meet a strange one.
 SCHEMA: Final = 1

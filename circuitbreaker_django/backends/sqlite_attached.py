@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from circuitbreaker_django.backends.base import PERMIT_PATIENCE, Clock, Process, on_event_loop
+from circuitbreaker_django.backends.base import PERMIT_PATIENCE, Clock
 from circuitbreaker_django.backends.doorbell import is_clean
 from circuitbreaker_django.backends.place import Place, PlaceError
+from circuitbreaker_django.backends.process import Process, on_event_loop
 from circuitbreaker_django.backends.sqlite_file import SQLiteFile, open_store
 from circuitbreaker_django.backends.sqlite_process import SQLiteProcess, start_thread
 from circuitbreaker_django.backends.sqlite_tables import Corrupt, Meta, save

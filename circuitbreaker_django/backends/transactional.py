@@ -6,7 +6,8 @@ import abc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
-from circuitbreaker_django.backends.base import Backend, Changes, Failures, Fence, Order, Report
+from circuitbreaker_django.backends.base import Backend
+from circuitbreaker_django.backends.store import Changes, Failures, Fence, Order, Report
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Batch, Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitConflictError

@@ -12,15 +12,10 @@ import pytest
 
 from circuitbreaker_django import CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import base
-from circuitbreaker_django.backends.base import (
-    MAX_REPORTS,
-    Process,
-    StoreBusy,
-    StoreLost,
-    on_event_loop,
-)
+from circuitbreaker_django.backends.base import MAX_REPORTS
 from circuitbreaker_django.backends.memory import MemoryBackend
-from circuitbreaker_django.backends.process import Turn
+from circuitbreaker_django.backends.process import Process, Turn, on_event_loop
+from circuitbreaker_django.backends.store import Changes, StoreBusy, StoreLost
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import Outcome
@@ -351,7 +346,7 @@ def test_a_command_that_is_not_confirmed_is_an_error(backend, breaker, error):
 
 
 def test_changes_of_another_store_are_left_to_the_next_look(backend, breaker):
-    changes = base.Changes(7, {"payments": breaker.view.circuit})
+    changes = Changes(7, {"payments": breaker.view.circuit})
     backend._adopt(backend._here(), changes)
     assert backend._rows == {}
 

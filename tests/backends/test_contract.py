@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
-from circuitbreaker_django.backends.base import PAUSE, Declaration, Fence
+from circuitbreaker_django.backends.base import PAUSE
+from circuitbreaker_django.backends.store import Declaration, Fence
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitBackendError, CircuitConflictError
 from circuitbreaker_django.core.policy import Policy

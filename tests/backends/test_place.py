@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 
 from circuitbreaker_django.backends import place
-from circuitbreaker_django.backends.base import NoStore
 from circuitbreaker_django.backends.place import (
     PlaceError,
     check_files,
@@ -24,6 +23,7 @@ from circuitbreaker_django.backends.place import (
     prepare_folder,
     share_side_files,
 )
+from circuitbreaker_django.backends.store import NoStore
 from tests.backends.users import ANN, BOB, TEAM, as_user, common, needs_root
 
 __all__ = ["common"]

@@ -26,10 +26,10 @@ from circuitbreaker_django.backends import (
     sqlite_process,
     sqlite_tables,
 )
-from circuitbreaker_django.backends.base import Declaration, NoStore, StoreBusy, StoreLost
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.sqlite_file import SQLiteFile
 from circuitbreaker_django.backends.sqlite_process import SQLiteProcess, start_thread
+from circuitbreaker_django.backends.store import Declaration, NoStore, StoreBusy, StoreLost
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import Mode, Outcome
 from circuitbreaker_django.core.trial import Trial

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django.backends import doorbell, host, sqlite_file
-from circuitbreaker_django.backends.base import NoStore, ProcessInfo, StoreBusy, StoreLost
 from circuitbreaker_django.backends.place import PlaceError, locked_folder, place_for
 from circuitbreaker_django.backends.sqlite_file import open_store, translated
 from circuitbreaker_django.backends.sqlite_tables import (
@@ -23,6 +22,7 @@ from circuitbreaker_django.backends.sqlite_tables import (
     read_events,
     read_overview,
 )
+from circuitbreaker_django.backends.store import NoStore, ProcessInfo, StoreBusy, StoreLost
 from circuitbreaker_django.core.circuit import Circuit, Override
 from circuitbreaker_django.core.record import dump_circuit
 from circuitbreaker_django.core.states import CircuitState, Mode

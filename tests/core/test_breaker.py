@@ -22,8 +22,8 @@ from circuitbreaker_django import (
     CircuitState,
     Mode,
 )
-from circuitbreaker_django.backends.base import StoreBusy, StoreLost
 from circuitbreaker_django.backends.memory import MemoryBackend
+from circuitbreaker_django.backends.store import StoreBusy, StoreLost
 from tests.clock import Clock
 from tests.core.calls import Down, afail, aok, fail, failing, ok
 
