@@ -90,6 +90,16 @@ def calls(memory: Any, sqlite: Any) -> Group:
         breaker = CircuitBreaker("call", backend=backend)
         return Case(label, "breaker.call(func)", {"breaker": breaker, "func": func})
 
+    def rates(backend: Any, window: float = 60) -> Callable[[], None]:
+        name = f"rates of {window:g} s"
+        return CircuitBreaker(
+            name,
+            failure_rate_threshold=0.5,
+            slow_call_duration=60,
+            failure_window=window,
+            backend=backend,
+        )(func)
+
     return Group(
         "Closed, successful",
         "empty wrapper",
@@ -99,6 +109,10 @@ def calls(memory: Any, sqlite: Any) -> Group:
             call("**`@breaker`, memory**", CircuitBreaker("func", backend=memory)(func), 1.7),
             call("**`@breaker`, SQLite**", CircuitBreaker("func", backend=sqlite)(func), 2.2),
             call("**`@circuit_protected`, SQLite**", circuit_protected("func")(func), 2.5),
+            call("**failure and slow-call rate, memory**", rates(memory), 4),
+            call("**failure and slow-call rate, SQLite**", rates(sqlite), 4),
+            call("**the same, window of a second**", rates(sqlite, 1)),
+            call("**the same, window of an hour**", rates(sqlite, 3600)),
             method("**`breaker.call(func)`, memory**", memory),
             method("**`breaker.call(func)`, SQLite**", sqlite),
             call("circuitbreaker", circuitbreaker.CircuitBreaker()(func)),

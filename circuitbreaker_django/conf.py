@@ -19,33 +19,16 @@ from django.core.exceptions import ImproperlyConfigured
 
 from circuitbreaker_django.core.breaker import check_name
 from circuitbreaker_django.core.classify import ExceptionSpec, ExceptionTypes
-from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
+from circuitbreaker_django.core.policy import POLICY_FIELDS, Numbers, Policy
 
 SETTING: Final = "CIRCUIT_BREAKERS"
 DEFAULT_ALIAS: Final = "default"
 DEFAULT_BACKEND: Final = "circuitbreaker_django.backends.sqlite.SQLiteBackend"
 
 
-class PolicySettings(TypedDict, total=False):
+class PolicySettings(Numbers, total=False):
     """One breaker: in ``DEFAULTS``, in ``BREAKERS`` and in ``@circuit_protected(...)``."""
 
-    failure_threshold: Annotated[
-        int, "5", "Failures within `failure_window` that open the circuit; 1 to 1000."
-    ]
-    failure_window: Annotated[float, "60.0", "Seconds that a failure counts."]
-    recovery_timeout: Annotated[
-        float, "30.0", "Seconds that an open circuit waits before it lets a trial through."
-    ]
-    half_open_max_calls: Annotated[
-        int, "1", "Trials that may run at once, over all processes; 1 to 1000."
-    ]
-    success_threshold: Annotated[int, "1", "Successful trials that close the circuit; 1 to 1000."]
-    trial_timeout: Annotated[
-        float,
-        "60.0",
-        "Seconds after which the permit of a trial that never ended is given to another; at most "
-        "3600.",
-    ]
     exceptions: Annotated[
         ExceptionSpec | Iterable[ExceptionSpec],
         "(Exception,)",

@@ -13,11 +13,14 @@ from circuitbreaker_django.backends.loading import load_backend_class, make_back
 from circuitbreaker_django.backends.store import NoStore, Overview, ProcessInfo
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import window
-from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind
+from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBackendError, UnknownBreakerError
 from circuitbreaker_django.core.policy import Policy, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.registry import Registry, in_test_environment
+
+#: Events that are looked through for those that were asked for.
+HISTORY = 5000
 
 
 class CannotSteer(CircuitBackendError):
@@ -33,12 +36,13 @@ class BreakerStatus:
         name: the breaker's.
         state: the effective one.
         mode: who decides, the circuit or an operator.
-        mode_until: when a hold ends by itself; ``None`` without a hold or for one without end.
+        mode_until: when a mode ends by itself; ``None`` without one or for one without end.
         reason: why it is so.
         updated_by: who brought it about, if a person did.
         since: when it opened, closed or was held; ``None`` when nothing has ever happened.
         retry_after: seconds until a call may pass; ``None`` when it is closed, or held without end.
         failures: that count towards its opening.
+        would_reject: calls that passed under ``metrics_only`` and else would have been rejected.
         policy: its effective numbers.
         where: it is declared, as ``file:line`` or in which setting; empty when nobody does.
     """
@@ -53,6 +57,7 @@ class BreakerStatus:
     since: datetime | None
     retry_after: float | None
     failures: int
+    would_reject: int
     policy: Policy
     where: str
 
@@ -172,7 +177,7 @@ class ControlRoom:
         Args:
             names: of known breakers.
             kind: what to do.
-            duration: of a hold, in microseconds.
+            duration: of a mode, in microseconds.
             actor: who asks.
             reason: why.
             force: even when no live process is there to hear of it; makes the store if need be.
@@ -197,6 +202,15 @@ class ControlRoom:
         """Let go of the store."""
         if self.shared:
             self._backend.close()
+
+    def history(self, names: Collection[str], limit: int) -> list[tuple[datetime, str, Event]]:
+        """What has happened to those breakers, or to any, newest first, and when."""
+        if self.missing is not None:
+            return []
+        events = self._backend.events(HISTORY)
+        found = [(name, event) for name, event in events if not names or name in names]
+        now = self._overview.now
+        return [(_moment(event.at, now), name, event) for name, event in found[:limit]]
 
     # -- parts ------------------------------------------------------------------------------
 
@@ -240,7 +254,11 @@ class ControlRoom:
             updated_by=circuit.actor if hold is None else hold.actor,
             since=_moment(since, now) if since else None,
             retry_after=None if closed or seen.wait is None else seconds(seen.wait),
-            failures=len(window.live(circuit.failures, policy, now)),
+            failures=max(
+                len(window.live(circuit.failures, policy, now)),
+                window.total(circuit.slices, policy, now).failures,
+            ),
+            would_reject=circuit.spared,
             policy=policy,
             where=self._where(name),
         )

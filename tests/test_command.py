@@ -276,6 +276,7 @@ def test_json_of_a_closed_circuit(rows, worker):
         "since": None,
         "retry_after": None,
         "failures": 0,
+        "would_reject": 0,
     }
 
 
@@ -764,3 +765,106 @@ def test_call_command_raises_with_code_2(call, words, options):
     with pytest.raises(CommandError) as caught:
         call(*words, **options)
     assert caught.value.returncode == 2
+
+
+# -- modes and history -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "mode"), [("disable", "disabled"), ("metrics-only", "metrics_only")]
+)
+def test_a_mode_is_begun_and_ended(run, rows, worker, word, mode):
+    result = run(word, "payments", "--reason", "rollout", "--actor", "anna")
+    words = mode.replace("_", " ")
+    assert (result.code, result.out.splitlines()[0]) == (0, f"payments: {words}.")
+    row = rows()["payments"]
+    assert (row["state"], row["mode"], row["reason"], row["updated_by"]) == (
+        "closed",
+        mode,
+        "rollout",
+        "anna",
+    )
+    assert worker.payments.mode == mode
+    result = run("enable", "payments")
+    assert result.out.splitlines()[0] == "payments: closed."
+    assert worker.payments.mode == "auto"
+    assert run("enable", "payments").out.startswith("payments: closed (it was in no mode).")
+
+
+@pytest.mark.parametrize("word", ["disable", "metrics-only"])
+def test_a_mode_may_have_an_end(run, rows, worker, word):
+    result = run(word, "payments", "--for", "10m")
+    assert re.fullmatch(
+        rf"payments: {word.removesuffix('-only')}.* until {TIME}\.", result.out.splitlines()[0]
+    )
+    assert rows()["payments"]["mode_until"] is not None
+    assert run(word, "payments", "--for", "10").code == 2
+
+
+def test_a_trip_ends_no_mode_and_says_so(run, worker):
+    run("disable", "payments")
+    assert run("trip", "payments").out.startswith("payments: disabled, since a trip ends no mode.")
+
+
+def test_a_mode_in_memory_is_said_to_end_with_the_host(run, worker, monkeypatch):
+    monkeypatch.setattr(operations.ControlRoom, "in_memory", True)
+    assert "a restart of the host ends the mode." in run("disable", "payments").out
+    assert "a restart of the host ends the hold." in run("trip", "payments", "--hold").out
+
+
+def test_what_would_have_been_rejected_is_shown(run, rows, worker):
+    worker.payments.metrics_only()
+    worker.payments.trip()
+    for _ in range(3):
+        worker.payments.call(lambda: None)
+    worker.backend._flush(worker.backend._here(), 1)
+    assert rows()["payments"]["would_reject"] == 3
+    assert "WOULD REJECT" in run("status").out
+    assert "3 calls" in run("status").out
+
+
+def test_failures_have_no_threshold_where_a_rate_decides(run, worker, settings_of_breakers):
+    settings_of_breakers["default"]["BREAKERS"]["search"] = {"failure_rate_threshold": 0.5}
+    assert re.search(r"^search +closed +0$", run("status").out, re.M)
+
+
+def test_history_says_what_when_and_who(run, worker):
+    assert run("history").out == "Nothing has happened yet.\n"
+    worker.payments.trip(reason="a drill", actor="anna")
+    worker.search.disable()
+    lines = run("history").out.splitlines()
+    assert [re.sub(TIME, "TIME", line) for line in lines] == [
+        "TIME  search  closed -> closed  [disabled]  disable",
+        "TIME  payments  closed -> open  trip by anna (a drill)",
+    ]
+    assert run("history", "--limit", "1").out.splitlines() == lines[:1]
+    assert run("history", "payments").out.splitlines() == lines[1:]
+
+
+def test_history_as_json(run, worker):
+    worker.payments.trip(reason="a drill", actor="anna")
+    [event] = json.loads(run("history", "--format", "json").out)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", event.pop("at"))
+    assert event == {
+        "registry": "default",
+        "name": "payments",
+        "before": "closed",
+        "after": "open",
+        "mode": "auto",
+        "cause": "trip",
+        "actor": "anna",
+        "reason": "a drill",
+        "failures": 0,
+        "calls": 0,
+        "slow": 0,
+        "last_error": None,
+    }
+
+
+def test_history_of_nobody_and_of_no_length_is_refused(run, worker):
+    assert run("history", "unheard-of").code == 2
+    assert "give a number of at least 1" in run("history", "--limit", "0").err
+
+
+def test_history_without_a_store(run):
+    assert run("history").out == "Nothing has happened yet.\n"

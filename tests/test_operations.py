@@ -245,7 +245,7 @@ def test_what_opened_it_is_seen(enter, worker):
 
 
 def test_half_open_may_be_tried_now(enter, worker, config):
-    config["BREAKERS"] = {"payments": {"recovery_timeout": 0.001}}
+    config["BREAKERS"] = {"payments": {"recovery_timeout": 1e-6}}
     trip(enter(), "payments")
     [row] = enter().status(["payments"])
     assert (row.state, row.retry_after) == (CircuitState.HALF_OPEN, 0)

@@ -23,7 +23,7 @@ from circuitbreaker_django.backends.process import Process, on_event_loop
 from circuitbreaker_django.backends.store import (
     Changes,
     Declaration,
-    Failures,
+    Evidence,
     Fence,
     Order,
     Overview,
@@ -37,10 +37,10 @@ from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitBackendError, CircuitOpenError
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy, micros, seconds
-from circuitbreaker_django.core.states import CircuitState, Outcome
+from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
+from circuitbreaker_django.core.tally import Seconds, seconds_of
 from circuitbreaker_django.core.trial import Admission, Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
-from circuitbreaker_django.core.window import add, tripped
 
 if TYPE_CHECKING:
     from circuitbreaker_django.core.breaker import CircuitBreaker
@@ -76,11 +76,19 @@ class Backend(abc.ABC):
     shared: ClassVar[bool] = False
     #: Whether a failing caller waits for its turn to write (only where a turn is microseconds).
     queues: ClassVar[bool] = True
+    #: Microseconds that other processes need at most to tell of their calls (rule 7).
+    gathering: ClassVar[int] = 0
     #: A fingerprint of this process's settings, told to operators where circuits are shared.
     digest: str = ""
 
     def __init__(self, *, clock: Clock = monotonic) -> None:
         self.clock = clock
+        #: The same clock for calls that have no time for microseconds.
+        self.seconds: Seconds = (
+            time.monotonic if clock is monotonic else seconds_of(lambda: self.clock())
+        )
+        #: What decides whether a call is among the share that is admitted while a circuit ramps up.
+        self.chance: Callable[[], float] = random.random
         self.listeners: list[Listener] = [log_event]
         #: Told of a process's first rejection by an opening; not of each one.
         self.on_first_rejection: Callable[[CircuitOpenError], None] | None = None
@@ -89,7 +97,7 @@ class Backend(abc.ABC):
         self._floor = 1
         self._rows: dict[str, Circuit] = {}
         self._views: dict[str, list[View]] = {}
-        self._failures: dict[str, Failures] = {}
+        self._evidence: dict[str, Evidence] = {}
         self._reports: list[Report] = []
         #: The epoch of each circuit whose first rejection was told.
         self._told: dict[str, int] = {}
@@ -107,22 +115,50 @@ class Backend(abc.ABC):
     def sync(self) -> None:
         """Act on what has changed in the store. Never raises."""
 
-    def count_failure(self, view: View, epoch: int, policy: Policy, error: str) -> None:
-        """A call that was admitted under ``epoch`` has failed."""
+    def count(
+        self,
+        view: View,
+        epoch: int,
+        policy: Policy,
+        *,
+        failed: bool,
+        slow: bool = False,
+        error: str = "",
+        retry_after: float = 0,
+    ) -> None:
+        """A call that was admitted under ``epoch`` has ended, and is to be counted.
+
+        Args:
+            view: the breaker's.
+            epoch: that the call was admitted under.
+            policy: the breaker's.
+            failed: whether it failed; a success only counts for rules that ask for it.
+            slow: whether it took long.
+            error: the class of the exception.
+            retry_after: for how many seconds the failing answer asks to be left alone.
+        """
         self.sync()  # what has happened meanwhile may have made it void
         process = self._here()
-        now = self.clock()
+        asked = micros(retry_after)
         with process.lock:
             if view.epoch != epoch:
                 return
-            view.count(now, policy)
-            self._keep_failure(view, policy, now, error)
-        self._flush(process, self._patience())
+            now = self.clock()
+            view.count(policy, now, failed=failed, slow=slow)
+            tells = failed or slow or view.has_to_tell(policy, now)
+            if tells:
+                own = view.own_evidence(now, error, asked)
+                times = (now,) if failed else ()
+                self._keep(view, policy, now, times, error, now + asked)
+        if tells:
+            self._flush(process, self._patience())
+        events: tuple[Event, ...] = ()
         with process.lock:
-            events: tuple[Event, ...] = ()
-            if view.epoch == epoch and tripped(view.own, policy, now):
+            if tells and view.epoch == epoch:
                 jitter = micros(random.uniform(0, policy.recovery_timeout / 10))
-                events = view.trip_on_own_evidence(policy, now, error, jitter)
+                events = view.trip_on_own_evidence(policy, now, own, jitter)
+            if view.tally is not None:
+                view.tally.wait(now, suspect=view.is_suspect(policy, now))
         if not self.available:  # else the store's event is the one that counts
             self._announce([(view.name, event) for event in events])
 
@@ -139,17 +175,25 @@ class Backend(abc.ABC):
             with process.lock:
                 now = self.clock()
                 view.open_gate(self.bell, policy, now)
-                if view.epoch:
+                mode = core.mode_of(view.circuit, policy)
+                share = core.share(view.circuit, policy, now)
+                if mode is Mode.DISABLED:
+                    return None
+                if view.epoch and (share == 1 or self.chance() < share):
                     return view.epoch
-                seen = core.effective(view.circuit, policy, now)
+                look = core.effective if mode is Mode.FORCED_OPEN else core.automatic
+                seen = look(view.circuit, policy, now)
                 if seen.state is CircuitState.HALF_OPEN and rides_on_a_trial(view, now):
                     return None
                 paused = now < view.pause_until
-            if seen.state is CircuitState.OPEN:
+            if seen.state is not CircuitState.HALF_OPEN:
                 break
             trial = None if paused else self._try(process, view, policy)
             if trial is not None:
                 return trial
+        if mode is Mode.METRICS_ONLY:
+            self._spare(process, view, policy, now)
+            return None
         if seen.state is CircuitState.OPEN:
             wait = None if seen.wait is None else seconds(seen.wait)
         else:
@@ -158,8 +202,15 @@ class Backend(abc.ABC):
         self._tell(view, error)
         return error
 
-    def finish(self, trial: Trial, policy: Policy, outcome: Outcome, error: str) -> None:
-        """A trial has ended."""
+    def finish(
+        self,
+        trial: Trial,
+        policy: Policy,
+        outcome: Outcome,
+        error: str = "",
+        retry_after: float = 0,
+    ) -> None:
+        """A trial has ended; ``retry_after`` is what its failing answer asks for, in seconds."""
         if not trial.live:
             return
         trial.live = False
@@ -167,14 +218,23 @@ class Backend(abc.ABC):
         if trial.pid != process.pid:
             return  # a fork inside of the trial: it is the parent's to report
         view = trial.view
+        asked = micros(retry_after)
         if trial.local:
-            self._finish_local(process, trial, policy, outcome, error)
+            self._finish_local(process, trial, policy, outcome, error, asked)
             return
         with process.lock:
             view.pause_until = 0
             if len(self._reports) < MAX_REPORTS:
                 self._reports.append(
-                    Report(view.name, trial.fence, trial.token, policy, outcome, error)
+                    Report(
+                        view.name,
+                        trial.fence,
+                        trial.token,
+                        policy,
+                        outcome,
+                        error,
+                        self.clock() + asked,
+                    )
                 )
         self._flush(process, self._patience())
 
@@ -250,7 +310,7 @@ class Backend(abc.ABC):
             fresh = self._new_process()
             heir = process.heirs.setdefault(fresh.pid, fresh)  # the first thread to come makes it
             if heir is fresh:  # what is pending is the parent's to deliver
-                self._failures, self._reports = {}, []
+                self._evidence, self._reports = {}, []
             self._process = process = heir
         return process
 
@@ -263,13 +323,51 @@ class Backend(abc.ABC):
         if known is None or circuit.epoch >= known.epoch:
             self._rows[name] = circuit
 
-    def _keep_failure(self, view: View, policy: Policy, now: int, error: str) -> None:
-        kept = self._failures.get(view.name)
-        fence = (view.incarnation, view.shared_epoch)
-        if kept is None or kept.fence != fence:
-            kept = self._failures[view.name] = Failures(fence, policy)
-        kept.times = add(kept.times, (now,), policy)
-        kept.last_error = error
+    def _keep(
+        self,
+        view: View,
+        policy: Policy,
+        now: int,
+        times: tuple[int, ...] = (),
+        error: str = "",
+        retry_at: int = 0,
+        spared: int = 0,
+    ) -> None:
+        """Keep for the store what it has not been told of."""
+        tally = view.tally
+        evidence = Evidence(
+            fence=(view.incarnation, view.shared_epoch),
+            policy=policy,
+            times=times,
+            last_error=error,
+            slices=() if tally is None else tally.untold(now),
+            streak=0 if tally is None else tally.streak,
+            retry_at=retry_at,
+            spared=spared,
+        )
+        kept = self._evidence.get(view.name)
+        if kept is None:
+            self._evidence[view.name] = evidence
+        else:
+            kept.add(evidence, now)
+
+    def _keep_contributions(self) -> None:
+        """Keep what the others wait for: the calls of circuits that somebody has failed on."""
+        now = self.clock()
+        with self._here().lock:
+            for views in self._views.values():
+                for view in views:
+                    policy = view.policy
+                    if view.is_suspect(policy, now) or (view.is_open_alone and policy.has_rates):
+                        self._keep(view, policy, now)
+
+    def _spare(self, process: Process, view: View, policy: Policy, now: int) -> None:
+        """Count a call that would have been rejected."""
+        with process.lock:
+            view.spared += 1
+            self._keep(view, policy, now, spared=1)
+        if self.queues:  # elsewhere there are better moments to write
+            self._flush(process, self._patience())
 
     def _flush(self, process: Process, patience: float, *, insist: bool = False) -> None:
         """Bring to the store what is pending, if it is this thread's turn.
@@ -282,7 +380,7 @@ class Backend(abc.ABC):
             patience: seconds to wait for other processes.
             insist: also when the store was busy a moment ago; not for callers.
         """
-        while (self._failures or self._reports) and (insist or self._may_write(process)):
+        while (self._evidence or self._reports) and (insist or self._may_write(process)):
             with process.writing.taken(inf if self.queues else 0) as mine:
                 if not mine:
                     return
@@ -297,19 +395,19 @@ class Backend(abc.ABC):
 
     def _flush_once(self, process: Process, patience: float) -> Changes | None:
         with process.lock:
-            failures, self._failures = self._failures, {}
+            evidence, self._evidence = self._evidence, {}
             reports, self._reports = self._reports, []
         try:
-            return self._deliver(failures, reports, patience)
+            return self._deliver(evidence, reports, patience)
         except (StoreBusy, StoreLost):
+            now = self.clock()
             with process.lock:
-                for name, newer in self._failures.items():
-                    kept = failures.setdefault(name, newer)
-                    if kept is not newer and kept.fence == newer.fence:
-                        kept.times = add(kept.times, newer.times, newer.policy)
+                for name, newer in self._evidence.items():
+                    if name in evidence:
+                        evidence[name].add(newer, now)
                     else:
-                        failures[name] = newer
-                self._failures = failures
+                        evidence[name] = newer
+                self._evidence = evidence
                 self._reports = [*reports, *self._reports][:MAX_REPORTS]
             return None
 
@@ -391,7 +489,13 @@ class Backend(abc.ABC):
         return None
 
     def _finish_local(
-        self, process: Process, trial: Trial, policy: Policy, outcome: Outcome, error: str
+        self,
+        process: Process,
+        trial: Trial,
+        policy: Policy,
+        outcome: Outcome,
+        error: str,
+        asked: int,
     ) -> None:
         view = trial.view
         incarnation, epoch = trial.fence
@@ -400,7 +504,7 @@ class Backend(abc.ABC):
             view.pause_until = 0
             if view.local and view.incarnation == incarnation:
                 circuit, events = core.report(
-                    view.circuit, epoch, trial.token, outcome, policy, self.clock(), error
+                    view.circuit, epoch, trial.token, outcome, policy, self.clock(), error, asked
                 )
                 view.go_on(circuit)
         self._announce([(view.name, event) for event in events])
@@ -409,9 +513,9 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def _deliver(
-        self, failures: Mapping[str, Failures], reports: list[Report], patience: float
+        self, evidence: Mapping[str, Evidence], reports: list[Report], patience: float
     ) -> Changes:
-        """Count failures and take reports, all or nothing."""
+        """Count calls and take reports, all or nothing."""
 
     @abc.abstractmethod
     def _acquire(

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from circuitbreaker_django.backends import host, lifetime
 from circuitbreaker_django.backends.base import COMMAND_PATIENCE, Clock, monotonic
@@ -38,11 +38,11 @@ from circuitbreaker_django.backends.store import (
     StoreLost,
 )
 from circuitbreaker_django.core import circuit as core
-from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
+from circuitbreaker_django.core.circuit import MODES, Circuit, Command, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.gate import Bell
-from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.core.policy import Policy, micros
+from circuitbreaker_django.core.states import Mode, Outcome
 from circuitbreaker_django.core.trial import Trial
 from circuitbreaker_django.core.view import View
 
@@ -60,6 +60,10 @@ DECLARE_EVERY: Final = 3600.0
 #: Seconds after the loss of the store in which holds are put back (rule 21).
 REASSERT_WITHIN: Final = 10.0
 
+#: What brings a mode about, in a circuit that is in none that anybody would ask for.
+_COMMANDS: Final = {mode: kind for kind, mode in MODES.items()} | {Mode.AUTO: CommandKind.ENABLE}
+_ANY: Final = Policy(initial_mode=Mode.DISABLED)
+
 
 class SQLiteBackend(AttachedBackend):
     """Circuits that all processes of a host share.
@@ -75,6 +79,8 @@ class SQLiteBackend(AttachedBackend):
 
     shared = True
     queues = False
+    #: A round of housekeeping, and the wait for its turn to write.
+    gathering = micros(1.5 * TICK)
 
     def __init__(
         self,
@@ -102,14 +108,14 @@ class SQLiteBackend(AttachedBackend):
         elif file.bell.word[()] != file.bell.seen:
             self._refresh(process, file)
 
-    def count_failure(self, view: View, epoch: int, policy: Policy, error: str) -> None:
-        """A call that was admitted under ``epoch`` has failed."""
-        super().count_failure(view, epoch, policy, error)
+    def count(self, view: View, epoch: int, policy: Policy, **call: Any) -> None:
+        """A call that was admitted under ``epoch`` has ended, and is to be counted."""
+        super().count(view, epoch, policy, **call)
         self.touch()
 
-    def finish(self, trial: Trial, policy: Policy, outcome: Outcome, error: str) -> None:
+    def finish(self, trial: Trial, policy: Policy, outcome: Outcome, *answer: Any) -> None:
         """A trial has ended."""
-        super().finish(trial, policy, outcome, error)
+        super().finish(trial, policy, outcome, *answer)
         self.touch()
 
     def touch(self) -> None:
@@ -232,6 +238,7 @@ class SQLiteBackend(AttachedBackend):
         if file is None:
             return
         self._refresh(process, file, force=True)
+        self._keep_contributions()
         self._flush(process, patience, insist=True)
         self._clean_word(process, file)
         self._publish(process, patience)
@@ -319,8 +326,8 @@ class SQLiteBackend(AttachedBackend):
                         for name, hold in process.holds.items():
                             if step.find(name) is None:
                                 left = None if hold.until is None else max(1, hold.until - step.now)
-                                order = Command(CommandKind.HOLD, left, hold.actor, hold.reason)
-                                result = core.command(step.read(name), order, Policy(), step.now)
+                                order = Command(_COMMANDS[hold.mode], left, hold.actor, hold.reason)
+                                result = core.command(step.read(name), order, _ANY, step.now)
                                 assert result is not None
                                 step.write(name, *result)
                         changes = step.changes

@@ -149,22 +149,16 @@ def carry_over(writer: sqlite3.Connection, boot: str, now: int) -> None:
     for name, record, wall_until in writer.execute(
         "SELECT name, record, wall_until FROM circuits"
     ).fetchall():
-        circuit = replace(
-            _circuit(record),
-            since=now,
-            retry_at=now,
-            failures=(),
-            permits=(),
-            trials=0,
-            trial_successes=0,
-        )
+        circuit = _without_times(_circuit(record), now)
         hold = circuit.override
         if hold is not None:
             until = hold.until
             if until is not None:
                 left = wall_until - time.time() if isinstance(wall_until, float) else 0.0
                 until = now + micros(max(0.0, left))
-            circuit = replace(circuit, override=replace(hold, since=now, until=until))
+            aside = None if hold.aside is None else _without_times(hold.aside, now)
+            hold = replace(hold, since=now, until=until, aside=aside)
+            circuit = replace(circuit, override=hold)
         writer.execute(
             "UPDATE circuits SET record = ?, revision = ? WHERE name = ?",
             (dump_circuit(circuit), revision, name),
@@ -174,6 +168,21 @@ def carry_over(writer: sqlite3.Connection, boot: str, now: int) -> None:
     writer.execute("UPDATE declarations SET seen_at = ?", (now,))
     writer.execute(
         "UPDATE meta SET boot = ?, incarnation = ?, revision = ?", (boot, _incarnation(), revision)
+    )
+
+
+def _without_times(circuit: Circuit, now: int) -> Circuit:
+    return replace(
+        circuit,
+        since=now,
+        retry_at=now,
+        failures=(),
+        slices=(),
+        suspect_since=0,
+        witnesses=(),
+        permits=(),
+        trials=0,
+        trial_successes=0,
     )
 
 

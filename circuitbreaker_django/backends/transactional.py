@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from circuitbreaker_django.backends.base import Backend
-from circuitbreaker_django.backends.store import Changes, Failures, Fence, Order, Report
+from circuitbreaker_django.backends.store import Changes, Evidence, Fence, Order, Report
 from circuitbreaker_django.core import circuit as core
-from circuitbreaker_django.core.circuit import Batch, Circuit, Event, Grant
+from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitConflictError
 from circuitbreaker_django.core.policy import Policy
 
@@ -64,17 +64,23 @@ class TransactionalBackend(Backend):
         """
 
     def _deliver(
-        self, failures: Mapping[str, Failures], reports: list[Report], patience: float
+        self, evidence: Mapping[str, Evidence], reports: list[Report], patience: float
     ) -> Changes:
+        origin = self._here().id
         with self._transaction(patience) as step:
             incarnation = step.changes.incarnation
             local_now = self.clock()
-            for name, kept in failures.items():
-                known_incarnation, epoch = kept.fence
-                if known_incarnation == incarnation:
-                    ages = tuple(local_now - time for time in kept.times)
-                    batch = Batch(epoch, ages, kept.last_error)
-                    step.write(name, *core.record(step.read(name), batch, kept.policy, step.now))
+            for name, kept in evidence.items():
+                known_incarnation, _ = kept.fence
+                if known_incarnation != incarnation:
+                    continue
+                circuit, policy = step.read(name), kept.policy
+                batch = kept.as_batch(local_now, step.now, origin, self.gathering)
+                after, events = core.record(circuit, batch, policy, step.now)
+                step.write(name, after, events)
+                was_suspect = core.is_suspect(circuit, policy, step.now)
+                if core.is_suspect(after, policy, step.now) and not was_suspect:
+                    step.silent = False  # the others have to tell of their calls (rule 7)
             for report in reports:
                 known_incarnation, epoch = report.fence
                 if known_incarnation != incarnation:
@@ -88,6 +94,7 @@ class TransactionalBackend(Backend):
                     report.policy,
                     step.now,
                     report.last_error,
+                    max(0, report.retry_at - local_now),
                 )
                 step.write(report.name, after, events)
                 if len(after.permits) < len(circuit.permits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from circuitbreaker_django.core.circuit import Event
-from circuitbreaker_django.core.states import CircuitState
+from circuitbreaker_django.core.states import CircuitState, Mode
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -19,8 +19,8 @@ def printable(text: str) -> str:
     )
 
 
-def log_event(name: str, event: Event) -> None:
-    """Log a transition: opening as WARNING, closing as INFO, the first trial as DEBUG."""
+def event_in_words(event: Event) -> str:
+    """Why it has happened, and who did it."""
     words = [event.cause]
     if event.actor:
         words.append(f"by {event.actor}")
@@ -28,10 +28,18 @@ def log_event(name: str, event: Event) -> None:
         words.append(f"({event.reason})")
     if event.last_error:
         words.append(f"- last error: {event.last_error}")
+    return " ".join(words)
+
+
+def log_event(name: str, event: Event) -> None:
+    """Log a transition: opening as WARNING, closing as INFO, the first trial as DEBUG."""
     level = {
         CircuitState.OPEN: logging.WARNING,
         CircuitState.CLOSED: logging.INFO,
         CircuitState.HALF_OPEN: logging.DEBUG,
     }[event.after]
     state = event.after.replace("_", "-")
-    logger.log(level, "circuit %s is %s: %s", printable(name), state, printable(" ".join(words)))
+    if event.mode in (Mode.DISABLED, Mode.METRICS_ONLY):
+        state += f" ({event.mode})"
+    why = printable(event_in_words(event))
+    logger.log(level, "circuit %s is %s: %s", printable(name), state, why)

@@ -23,12 +23,13 @@ class Block:
         breaker: whose block it is; ``None`` if its exit was taken from the class.
     """
 
-    __slots__ = ("_admission", "_breaker", "_entered", "_moment", "ended")
+    __slots__ = ("_admission", "_breaker", "_entered", "_moment", "_started", "ended")
 
     def __init__(self, breaker: CircuitBreaker | None) -> None:
         self._breaker = breaker
         self._admission: Admission = None
         self._entered = False
+        self._started: float | None = None
         self._moment = next(moments)
         self.ended = False
 
@@ -36,9 +37,10 @@ class Block:
         """Whether it may be the block that this breaker is being entered for."""
         return not self.ended and self._breaker in (None, breaker)
 
-    def enter(self, admission: Admission) -> None:
-        """Carry what the block was admitted under."""
+    def enter(self, admission: Admission, started: float) -> None:
+        """Carry what the block was admitted under, and when."""
         self._admission = admission
+        self._started = started
         self._entered = True
 
     def exit(self, breaker: CircuitBreaker, *exc_info: *ExcInfo) -> None:
@@ -49,7 +51,7 @@ class Block:
             view = breaker.view
             passed_under = view.epoch if view.moment < self._moment else 0
             admission = claim(view) or passed_under or None
-        breaker.leave_block(admission, exc_info[1])
+        breaker.leave_block(admission, exc_info[1], self._started)
 
     async def aexit(self, breaker: CircuitBreaker, *exc_info: *ExcInfo) -> None:
         """The end of an ``async with`` block."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, Unpack
 
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.block import BlockExit, arriving
 from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.classify import ExceptionSpec, ExceptionTypes
 from circuitbreaker_django.core.errors import CircuitOpenError
-from circuitbreaker_django.core.policy import Policy, check_duration, micros
+from circuitbreaker_django.core.policy import Numbers, Policy, check_duration, micros
 from circuitbreaker_django.core.protect import is_async, is_plain, protect, refuse, run, run_async
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.trial import (
@@ -21,6 +21,7 @@ from circuitbreaker_django.core.trial import (
     come_out,
     enter_by_hand,
     go_inside,
+    rides_on_a_trial,
 )
 from circuitbreaker_django.core.view import View
 
@@ -45,16 +46,11 @@ class CircuitBreaker:
 
     Args:
         name: at most 200 printable characters; optional for a breaker of its own.
-        failure_threshold: failures within ``failure_window`` that open it; 1 to 1000.
-        failure_window: seconds that a failure counts.
-        recovery_timeout: seconds that it stays open before a trial.
-        half_open_max_calls: trials that may run at once; 1 to 1000.
-        success_threshold: successful trials that close it; 1 to 1000.
-        trial_timeout: seconds after which a trial that never ended gives its permit back;
-            at most 3600.
         exceptions: classes, or dotted paths of classes, that count as failures. All else
             counts as nothing.
         backend: where the circuit lives; by default in this object alone.
+        **numbers: the fields of :class:`circuitbreaker_django.core.policy.Policy`, such as
+            ``failure_threshold`` and ``recovery_timeout``; all have defaults.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong type or out of range; the message
@@ -67,28 +63,16 @@ class CircuitBreaker:
         self,
         name: str | None = None,
         *,
-        failure_threshold: int = 5,
-        failure_window: float = 60.0,
-        recovery_timeout: float = 30.0,
-        half_open_max_calls: int = 1,
-        success_threshold: int = 1,
-        trial_timeout: float = 60.0,
         exceptions: ExceptionSpec | Iterable[ExceptionSpec] = (Exception,),
         backend: Backend | None = None,
+        **numbers: Unpack[Numbers],
     ) -> None:
         if name is not None:
             check_name(name)
         elif backend is not None:
             raise ValueError("name is needed for a breaker that lives in a backend")
         self.name = name
-        self.policy = Policy(
-            failure_threshold=failure_threshold,
-            failure_window=failure_window,
-            recovery_timeout=recovery_timeout,
-            half_open_max_calls=half_open_max_calls,
-            success_threshold=success_threshold,
-            trial_timeout=trial_timeout,
-        )
+        self.policy = Policy(**numbers)
         self.exceptions = ExceptionTypes(exceptions)
         #: Whether calls pass without any protection or count.
         self.passive = False
@@ -141,7 +125,7 @@ class CircuitBreaker:
         if isinstance(admission, Trial):
             go_inside(admission)
         if block is not None and block.is_of(self):
-            block.enter(admission)
+            block.enter(admission, self.backend.seconds())
         else:
             enter_by_hand(self.view, admission)
         return self
@@ -190,31 +174,75 @@ class CircuitBreaker:
         return answer
 
     def leave(
-        self, admission: Admission, outcome: Outcome, error: BaseException | None = None
+        self,
+        admission: Admission,
+        outcome: Outcome,
+        answer: object = None,
+        started: float | None = None,
     ) -> None:
-        """Tell how the call ended. Never raises, so that the caller gets his own result."""
-        if admission is None or (outcome is Outcome.SUCCESS and not isinstance(admission, Trial)):
+        """Tell how the call ended. Never raises, so that the caller gets his own result.
+
+        Args:
+            admission: of :meth:`enter`.
+            outcome: what the end means.
+            answer: the exception, or a result that is a failure.
+            started: when the call began, by ``backend.seconds``; ``None`` if nobody knows.
+        """
+        if not admission:
+            return
+        view, is_trial = self.view, isinstance(admission, Trial)
+        if outcome is Outcome.SUCCESS and view.tally is None and not is_trial:
             return
         try:
-            if outcome is Outcome.IGNORED:
-                self.view.ignored += 1
-            elif outcome is Outcome.FAILURE:
-                self.view.failures += 1
-            name = "" if error is None else type(error).__qualname__
-            if isinstance(admission, Trial):
-                self.backend.finish(admission, self.policy, outcome, name)
-            elif outcome is Outcome.FAILURE:
-                self.backend.count_failure(self.view, admission, self.policy, name)
+            self._count_end(view, admission, outcome, answer, started)
         except Exception:
             logger.exception("an outcome of circuit %r was lost", self.name)
         finally:
             if isinstance(admission, Trial):
                 come_out(admission)
 
-    def leave_block(self, admission: Admission, error: BaseException | None) -> None:
+    def _count_end(
+        self,
+        view: View,
+        admission: int | Trial,
+        outcome: Outcome,
+        answer: object,
+        started: float | None,
+    ) -> None:
+        policy, backend = self.policy, self.backend
+        slow = (
+            started is not None
+            and policy.slow_call_duration is not None
+            and outcome is not Outcome.IGNORED
+            and backend.seconds() - started >= policy.slow_call_duration
+        )
+        error = "slow call" if slow else ""
+        if outcome is Outcome.FAILURE:
+            view.failures += 1
+            error = type(answer).__qualname__ if isinstance(answer, BaseException) else ""
+        elif outcome is Outcome.IGNORED:
+            view.ignored += 1
+        if isinstance(admission, Trial):
+            if slow:  # what would open it again cannot close it
+                outcome = Outcome.FAILURE
+            backend.finish(admission, policy, outcome, error)
+        elif outcome is not Outcome.IGNORED:
+            failed = outcome is Outcome.FAILURE
+            backend.count(
+                view,
+                admission,
+                policy,
+                failed=failed,
+                slow=slow,
+                error=error,
+            )
+
+    def leave_block(
+        self, admission: Admission, error: BaseException | None, started: float | None = None
+    ) -> None:
         """Tell how a ``with`` block ended."""
         outcome = Outcome.SUCCESS if error is None else self.exceptions.classify(error)
-        self.leave(admission, outcome, error)
+        self.leave(admission, outcome, error, started)
 
     # -- state and commands -----------------------------------------------------------------
 
@@ -225,7 +253,9 @@ class CircuitBreaker:
 
     @property
     def mode(self) -> Mode:
-        """``"auto"``, or ``"forced_open"`` while an operator holds the circuit open."""
+        """Who decides: ``"auto"``, or an operator's ``"forced_open"``, ``"disabled"`` or
+        ``"metrics_only"``.
+        """
         return self._effective().mode
 
     def trip(
@@ -256,10 +286,47 @@ class CircuitBreaker:
         if duration is not None:
             if hold:
                 raise ValueError("hold and duration: give one of them")
-            check_duration("duration", duration)
-            self._order(CommandKind.HOLD, micros(duration), reason, actor)
+            self._order(CommandKind.HOLD, _duration(duration), reason, actor)
         else:
             self._order(CommandKind.HOLD if hold else CommandKind.TRIP, None, reason, actor)
+
+    def disable(self, *, duration: float | None = None, reason: str = "", actor: str = "") -> None:
+        """Let all calls pass and count nothing, for everybody who shares the circuit.
+
+        What was counted before stays, and counts again when the mode ends.
+
+        Args:
+            duration: seconds until the mode ends by itself; by default it ends with
+                :meth:`enable` or :meth:`reset`.
+            reason: why; at most 500 characters are kept.
+            actor: who; at most 500 characters are kept.
+
+        Raises:
+            CircuitBackendError: the store could not confirm it; nothing was applied.
+            TypeError, ValueError: an argument is of a wrong type or out of range.
+        """
+        self._order(CommandKind.DISABLE, _duration(duration), reason, actor)
+
+    def metrics_only(
+        self, *, duration: float | None = None, reason: str = "", actor: str = ""
+    ) -> None:
+        """Let all calls pass, and find out what would have been rejected, for everybody.
+
+        A second circuit opens and recovers on paper meanwhile; it is thrown away when the mode
+        ends. Arguments and errors are those of :meth:`disable`.
+        """
+        self._order(CommandKind.METRICS_ONLY, _duration(duration), reason, actor)
+
+    def enable(self, *, reason: str = "", actor: str = "") -> None:
+        """End a mode, for everybody, and keep what was counted before it.
+
+        A circuit that was held open becomes half-open: a trial comes first.
+
+        Raises:
+            CircuitBackendError: the store could not confirm it; nothing was applied.
+            TypeError: an argument is of a wrong type.
+        """
+        self._order(CommandKind.ENABLE, None, reason, actor)
 
     def reset(self, *, reason: str = "", actor: str = "") -> None:
         """Close the circuit for everybody; counters and any hold are cleared.
@@ -269,6 +336,21 @@ class CircuitBreaker:
             TypeError: an argument is of a wrong type.
         """
         self._order(CommandKind.RESET, None, reason, actor)
+
+    def allows(self) -> bool:
+        """Whether a call would pass now. Asking changes nothing and takes no permit.
+
+        While the circuit ramps up this is ``True``, though only a share of the calls passes.
+        """
+        seen = self._effective()
+        if seen.state is not CircuitState.HALF_OPEN:
+            return seen.state is CircuitState.CLOSED
+        view, now = self.view, self.backend.clock()
+        if rides_on_a_trial(view, now):
+            return True
+        token = ""  # of nobody
+        grant = core.acquire(view.circuit, view.circuit.epoch, token, self.policy, now)[1]
+        return grant.granted and now >= view.pause_until
 
     def _order(self, kind: CommandKind, duration: int | None, reason: str, actor: str) -> None:
         for argument, value in (("reason", reason), ("actor", actor)):
@@ -282,6 +364,14 @@ class CircuitBreaker:
             return core.Effective(CircuitState.CLOSED, Mode.AUTO, 0)
         self.backend.sync()
         return core.effective(self.view.circuit, self.policy, self.backend.clock())
+
+
+def _duration(duration: float | None) -> int | None:
+    """In the microseconds of a command."""
+    if duration is None:
+        return None
+    check_duration("duration", duration)
+    return micros(duration)
 
 
 def check_name(name: object) -> None:

@@ -3,18 +3,22 @@
 Every function is pure: ``(circuit, input, policy, now) -> (circuit, events)``. Backends
 apply them inside their own atomic step. All times are microseconds of the store's clock.
 
-===========  ==============================================  =========================
+============ =============================================== =========================
 stored       input                                           becomes
-===========  ==============================================  =========================
-closed       ``failure_threshold`` failures in the window    open
+============ =============================================== =========================
+closed       a rule is reached, a quorum has seen failures   open
+closed       a failure while ramping up                      open, one opening more
 open         ``retry_at`` reached                            open (*is* half-open)
 half-open    a trial fails                                   open, one opening more
-half-open    ``success_threshold`` trials succeed            closed
+half-open    ``success_threshold`` trials succeed            closed (ramping up, if asked)
 any          trip                                            open, its time restarted
-any          hold                                            as it was, override on top
-held         the hold's time is over                         open (*is* half-open)
+any          hold, disable                                   as it was, override on top
+any          metrics-only                                    closed on paper, what it was aside
+held         enable, or the hold's time is over              open (*is* half-open)
+disabled     enable, or its time is over                     as it was
+metrics-only enable, or its time is over                     what was set aside
 any          reset                                           closed, all cleared
-===========  ==============================================  =========================
+============ =============================================== =========================
 
 Whatever is not in the table changes nothing. An input that carries another epoch than the
 circuit's is of an earlier life of it and is dropped (rule 3).
@@ -27,19 +31,26 @@ from enum import StrEnum
 from typing import Final
 
 from circuitbreaker_django.core import window
-from circuitbreaker_django.core.policy import MAX_TRIAL_TIMEOUT, Policy, micros
+from circuitbreaker_django.core.policy import MAX_TRIAL_TIMEOUT, Policy, micros, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
+from circuitbreaker_django.core.window import Slice
 
 #: Permits remembered in one epoch, the live and those whose lease has run out, so that a late
 #: report still counts. The oldest of the latter are forgotten first.
 MAX_PERMITS: Final = 1064
+#: The share of calls that is admitted right after a recovery.
+RAMP_FLOOR: Final = 0.1
 #: Texts from outside are cut to this many characters before they are stored.
 MAX_TEXT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """An operator's will, on top of the automatic state that it leaves as it was (rule 19)."""
+    """An operator's will, on top of the automatic state that it leaves as it was (rule 19).
+
+    ``AUTO`` is one too, where the policy's ``initial_mode`` is another. ``aside`` is the automatic
+    circuit under ``METRICS_ONLY``, where the record itself is a shadow that moves on paper.
+    """
 
     mode: Mode
     epoch: int
@@ -47,6 +58,7 @@ class Override:
     until: int | None
     actor: str
     reason: str
+    aside: Circuit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,14 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
+class Witness:
+    """A host or process that has seen failures, and when the last (rule 8)."""
+
+    origin: str
+    seen_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Circuit:
     """One circuit as the store keeps it.
 
@@ -66,8 +86,12 @@ class Circuit:
         state: ``CLOSED`` or ``OPEN``; never ``HALF_OPEN``, which is derived.
         since: when the state began; opening again does not move it.
         retry_at: when an open circuit may be tried.
-        openings: since it was last closed.
+        openings: in a row; of a circuit that ramps up, those before.
         failures: the times of the newest, ascending; empty but in a closed circuit.
+        slices: calls that were told of; empty but in a closed circuit with a rate rule.
+        suspect_since: when the first of the failures or slow calls in ``slices`` was told of.
+        witnesses: who has seen failures, and when the last; only where a quorum is asked for.
+        spared: calls that it would have rejected while it moved on paper.
         trials: granted in this epoch.
         trial_successes: since it opened.
         permits: of this epoch that have not reported.
@@ -82,6 +106,10 @@ class Circuit:
     retry_at: int = 0
     openings: int = 0
     failures: tuple[int, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    suspect_since: int = 0
+    witnesses: tuple[Witness, ...] = ()
+    spared: int = 0
     trials: int = 0
     trial_successes: int = 0
     permits: tuple[Permit, ...] = ()
@@ -93,11 +121,29 @@ class Circuit:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Failures of one process that were admitted under ``epoch``, as ages in microseconds."""
+    """What one process has seen of calls that were admitted under ``epoch``.
+
+    Attributes:
+        epoch: of the closed circuit.
+        ages: of the newest failures, in microseconds.
+        last_error: the class of the newest failure's exception.
+        slices: all calls, where a rate is asked for, not told of before; in the store's time.
+        streak: the failures in a row, up to the newest.
+        retry_after: how long the failing answer asks to be left alone, in microseconds.
+        spared: calls that would have been rejected, had the circuit not moved on paper only.
+        origin: who tells this (rule 8).
+        patience: for how long a rate waits for what other processes have to tell (rule 7).
+    """
 
     epoch: int
-    ages: tuple[int, ...]
+    ages: tuple[int, ...] = ()
     last_error: str = ""
+    slices: tuple[Slice, ...] = ()
+    streak: int = 0
+    retry_after: int = 0
+    spared: int = 0
+    origin: str = ""
+    patience: int = 0
 
 
 class CommandKind(StrEnum):
@@ -105,14 +151,25 @@ class CommandKind(StrEnum):
 
     TRIP = "trip"
     HOLD = "hold"
+    DISABLE = "disable"
+    METRICS_ONLY = "metrics_only"
+    ENABLE = "enable"
     RESET = "reset"
+
+
+#: The mode that a command begins.
+MODES: Final = {
+    CommandKind.HOLD: Mode.FORCED_OPEN,
+    CommandKind.DISABLE: Mode.DISABLED,
+    CommandKind.METRICS_ONLY: Mode.METRICS_ONLY,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """An operator's command.
 
-    ``duration`` is in microseconds and for a hold only; ``expected_epoch`` makes the
+    ``duration`` is in microseconds and for a mode only; ``expected_epoch`` makes the
     command fail when the circuit has moved on since the operator looked at it.
     """
 
@@ -125,7 +182,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a circuit's history; ``cause`` says why and ``actor`` who, if a person did."""
+    """One line of a circuit's history; ``cause`` says why and ``actor`` who, if a person did.
+
+    ``failures``, ``calls`` and ``slow`` are those that counted at that moment.
+    """
 
     epoch: int
     at: int
@@ -137,6 +197,8 @@ class Event:
     reason: str = ""
     failures: int = 0
     last_error: str = ""
+    calls: int = 0
+    slow: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,53 +223,78 @@ Result = tuple[Circuit, tuple[Event, ...]]
 
 
 def settle(circuit: Circuit, now: int) -> Circuit:
-    """The circuit without a hold whose time is over: half-open, so that a trial comes first."""
-    hold = circuit.override
-    if hold is None or hold.until is None or now < hold.until:
+    """The circuit without a mode whose time is over; a hold leaves it half-open: a trial first."""
+    override = circuit.override
+    if override is None or override.until is None or now < override.until:
         return circuit
-    was_open = circuit.state is CircuitState.OPEN
-    return replace(
-        circuit,
-        state=CircuitState.OPEN,
-        since=circuit.since if was_open else hold.since,
-        retry_at=hold.until,
-        openings=max(1, circuit.openings),
-        failures=(),
-        trial_successes=0,
-        override=None,
-        actor=hold.actor,
-        reason="the hold is over",
-    )
+    return _without(override, circuit, override.until)
+
+
+def mode_of(circuit: Circuit, policy: Policy) -> Mode:
+    """Who decides, for a circuit that is settled."""
+    return Mode(policy.initial_mode) if circuit.override is None else circuit.override.mode
+
+
+def counts(circuit: Circuit, policy: Policy) -> bool:
+    """Whether outcomes move a circuit that is settled, be it on paper."""
+    return mode_of(circuit, policy) in (Mode.AUTO, Mode.METRICS_ONLY)
 
 
 def effective(circuit: Circuit, policy: Policy, now: int) -> Effective:
     """The state as it is at ``now``, without any change."""
     circuit = settle(circuit, now)
-    if circuit.override is not None:
-        until = circuit.override.until
-        wait = None if until is None else until - now
-        return Effective(CircuitState.OPEN, circuit.override.mode, wait)
+    mode = mode_of(circuit, policy)
+    if mode is Mode.AUTO:
+        return automatic(circuit, policy, now)
+    if mode is not Mode.FORCED_OPEN:
+        return Effective(CircuitState.CLOSED, mode, 0)
+    until = None if circuit.override is None else circuit.override.until
+    return Effective(CircuitState.OPEN, mode, None if until is None else until - now)
+
+
+def automatic(circuit: Circuit, policy: Policy, now: int) -> Effective:
+    """The state below any mode; under ``METRICS_ONLY`` the one on paper."""
+    mode = mode_of(circuit, policy)
     if circuit.state is CircuitState.CLOSED:
-        return Effective(CircuitState.CLOSED, Mode.AUTO, 0)
+        return Effective(CircuitState.CLOSED, mode, 0)
     wait = clamp(circuit, policy, now).retry_at - now
     if wait > 0:
-        return Effective(CircuitState.OPEN, Mode.AUTO, wait)
-    return Effective(CircuitState.HALF_OPEN, Mode.AUTO, 0)
+        return Effective(CircuitState.OPEN, mode, wait)
+    return Effective(CircuitState.HALF_OPEN, mode, 0)
+
+
+def share(circuit: Circuit, policy: Policy, now: int) -> float:
+    """The share of calls that a closed circuit admits: less than 1 while it ramps up."""
+    if circuit.state is CircuitState.OPEN or not circuit.openings or not policy.ramp_up:
+        return 1.0
+    return min(1.0, max(RAMP_FLOOR, (now - circuit.since) / micros(policy.ramp_up)))
+
+
+def is_suspect(circuit: Circuit, policy: Policy, now: int) -> bool:
+    """Whether somebody has told of a failure or a slow call in the window (rule 7)."""
+    seen = window.total(circuit.slices, policy, now)
+    return bool(seen.failures or seen.slow)
 
 
 def record(circuit: Circuit, batch: Batch, policy: Policy, now: int) -> Result:
-    """Count failures of a closed circuit, and open it when the threshold is reached."""
+    """Count calls of a closed circuit, and open it when a rule is reached."""
     circuit = settle(circuit, now)
-    closed = circuit.state is CircuitState.CLOSED and circuit.override is None
-    if batch.epoch != circuit.epoch or not closed or not batch.ages:
+    if batch.spared and mode_of(circuit, policy) is Mode.METRICS_ONLY:
+        circuit = replace(circuit, spared=circuit.spared + batch.spared)
+    closed = circuit.state is CircuitState.CLOSED and counts(circuit, policy)
+    if batch.epoch != circuit.epoch or not closed:
         return circuit, ()
-    failures = window.add(circuit.failures, (now - max(0, age) for age in batch.ages), policy)
-    circuit = replace(circuit, failures=failures, last_error=batch.last_error[:MAX_TEXT])
-    if not window.tripped(failures, policy, now):
+    circuit = _with_batch(circuit, batch, policy, now)
+    relapse = batch.ages or any(one.failures or one.slow for one in batch.slices)
+    if relapse and share(circuit, policy, now) < 1:
+        why: str | None = "a relapse while it ramped up"
+    else:
+        complete = now - circuit.suspect_since >= batch.patience
+        slices = circuit.slices if complete and is_suspect(circuit, policy, now) else ()
+        why = window.why_tripped(circuit.failures, slices, batch.streak, policy, now)
+    if why is None or not _has_quorum(circuit, policy, now):
         return circuit, ()
-    count = f"{len(failures)} failures" if len(failures) > 1 else "1 failure"
-    why = f"{count} within {policy.failure_window:g} s"
-    return _open(circuit, policy, now, cause=why)
+    return _open(circuit, policy, now, cause=why, asked=batch.retry_after)
 
 
 def acquire(
@@ -215,7 +302,8 @@ def acquire(
 ) -> tuple[Circuit, Grant, tuple[Event, ...]]:
     """Ask for a trial permit. Asking again with the same token changes nothing."""
     circuit = settle(circuit, now)
-    if circuit.epoch != epoch or circuit.state is CircuitState.CLOSED or circuit.override:
+    closed = circuit.state is CircuitState.CLOSED
+    if circuit.epoch != epoch or closed or not counts(circuit, policy):
         return circuit, Grant(False), ()
     circuit = clamp(circuit, policy, now)
     if now < circuit.retry_at:
@@ -239,7 +327,7 @@ def acquire(
         at=now,
         before=CircuitState.OPEN,
         after=CircuitState.HALF_OPEN,
-        mode=Mode.AUTO,
+        mode=mode_of(circuit, policy),
         cause="first trial",
     )
     return circuit, Grant(True), (event,)
@@ -253,6 +341,7 @@ def report(
     policy: Policy,
     now: int,
     last_error: str = "",
+    retry_after: int = 0,
 ) -> Result:
     """A trial has ended; its token counts once, in its epoch, also after its lease (rule 12)."""
     circuit = settle(circuit, now)
@@ -265,7 +354,7 @@ def report(
         return circuit, ()
     if outcome is Outcome.FAILURE:
         circuit = replace(circuit, last_error=last_error[:MAX_TEXT])
-        return _open(circuit, policy, now, cause="a trial failed")
+        return _open(circuit, policy, now, cause="a trial failed", asked=retry_after)
     successes = circuit.trial_successes + 1
     if successes < policy.success_threshold:
         return replace(circuit, trial_successes=successes), ()
@@ -282,23 +371,37 @@ def command(circuit: Circuit, order: Command, policy: Policy, now: int) -> Resul
         return _close(circuit, policy, now, cause=order.kind, order=order)
     if order.kind is CommandKind.TRIP:
         return _open(circuit, policy, now, cause=order.kind, order=order)
+    if order.kind is CommandKind.ENABLE:
+        return _enable(circuit, policy, now, order)
     epoch = next_epoch(circuit, now)
-    hold = Override(
-        mode=Mode.FORCED_OPEN,
+    before = circuit
+    if circuit.override is not None and circuit.override.aside is not None:
+        circuit = circuit.override.aside  # what was counted on paper is thrown away
+    circuit = replace(circuit, override=None, permits=(), trials=0)
+    mode = MODES[order.kind]
+    override = Override(
+        mode=mode,
         epoch=epoch,
         since=now,
         until=None if order.duration is None else now + order.duration,
         actor=order.actor[:MAX_TEXT],
         reason=order.reason[:MAX_TEXT],
+        aside=circuit if mode is Mode.METRICS_ONLY else None,
     )
-    held = replace(circuit, epoch=epoch, override=hold, permits=(), trials=0)
-    return _moved(circuit, held, policy, now, cause=order.kind, order=order)
+    if mode is Mode.METRICS_ONLY:
+        circuit = Circuit(epoch=epoch, since=now)
+    after = replace(circuit, epoch=epoch, override=override)
+    return _moved(before, after, policy, now, cause=order.kind, order=order)
 
 
 def clamp(circuit: Circuit, policy: Policy, now: int) -> Circuit:
     """The circuit with no longer a wait than the policy allows: clocks step back (rule 4)."""
-    latest = now + micros(policy.recovery_timeout_max)
-    return circuit if circuit.retry_at <= latest else replace(circuit, retry_at=latest)
+    latest = now + micros(policy.longest_wait)
+    if circuit.retry_at > latest:
+        circuit = replace(circuit, retry_at=latest)
+    if circuit.since > now:  # what has closed in the future would ramp up for ever
+        circuit = replace(circuit, since=now)
+    return circuit
 
 
 def next_epoch(circuit: Circuit, now: int) -> int:
@@ -306,13 +409,108 @@ def next_epoch(circuit: Circuit, now: int) -> int:
     return max(now, circuit.epoch + 1)
 
 
+def _without(override: Override, circuit: Circuit, now: int) -> Circuit:
+    """The circuit after the end of its mode."""
+    if override.mode is Mode.METRICS_ONLY:
+        left = override.aside or Circuit(epoch=1, since=now)
+        # A new epoch, for what was admitted on paper counts no more.
+        return replace(left, epoch=next_epoch(circuit, now), override=None)
+    if override.mode is not Mode.FORCED_OPEN:
+        return replace(circuit, override=None)
+    was_open = circuit.state is CircuitState.OPEN
+    return replace(
+        circuit,
+        state=CircuitState.OPEN,
+        since=circuit.since if was_open else override.since,
+        retry_at=now,
+        openings=max(1, circuit.openings),
+        failures=(),
+        slices=(),
+        suspect_since=0,
+        witnesses=(),
+        trial_successes=0,
+        override=None,
+        actor=override.actor,
+        reason="the hold is over",
+    )
+
+
+def _enable(circuit: Circuit, policy: Policy, now: int, order: Command) -> Result:
+    """End the mode; where the policy begins with one, say so on top."""
+    if mode_of(circuit, policy) is Mode.AUTO:
+        return circuit, ()
+    epoch = next_epoch(circuit, now)
+    override = circuit.override
+    if override is not None:
+        after = _without(override, circuit, now)
+    elif policy.initial_mode is Mode.METRICS_ONLY:
+        after = Circuit(epoch=epoch, since=now)  # what was counted on paper is thrown away
+    else:
+        after = circuit
+    if policy.initial_mode is not Mode.AUTO:
+        actor, reason = order.actor[:MAX_TEXT], order.reason[:MAX_TEXT]
+        override = Override(Mode.AUTO, epoch, now, None, actor, reason)
+        after = replace(after, override=override)
+    after = replace(after, epoch=epoch, permits=(), trials=0)
+    return _moved(circuit, after, policy, now, cause=order.kind, order=order)
+
+
+def _with_batch(circuit: Circuit, batch: Batch, policy: Policy, now: int) -> Circuit:
+    """The circuit with what a process tells of its calls."""
+    times = [now - max(0, age) for age in batch.ages]
+    slices = window.merge(circuit.slices, batch.slices, policy, now) if policy.has_rates else ()
+    was_suspect = is_suspect(circuit, policy, now)
+    circuit = replace(
+        circuit,
+        failures=window.add(circuit.failures, times, policy),
+        slices=slices,
+        last_error=batch.last_error[:MAX_TEXT] if batch.ages else circuit.last_error,
+    )
+    if not was_suspect and is_suspect(circuit, policy, now):
+        circuit = replace(circuit, suspect_since=now)
+    if policy.quorum > 1:
+        bad = [one.start for one in batch.slices if one.failures or one.slow]
+        if times or bad:
+            witness = Witness(batch.origin, max((*times, *bad)))
+            others = (one for one in circuit.witnesses if one.origin != batch.origin)
+            newest = sorted((*others, witness), key=lambda one: one.seen_at)
+            circuit = replace(circuit, witnesses=tuple(newest[-policy.quorum :]))
+    return circuit
+
+
+def _has_quorum(circuit: Circuit, policy: Policy, now: int) -> bool:
+    """Whether enough hosts have seen failures in the window (rule 8)."""
+    if policy.quorum == 1:
+        return True
+    times = tuple(one.seen_at for one in circuit.witnesses)
+    return len(window.live(times, policy, now)) >= policy.quorum
+
+
 def _is_live(permit: Permit, now: int) -> bool:
     """Whether the lease runs; one that is longer than any can be is a clock's or store's fault."""
     return now < permit.expires <= now + micros(MAX_TRIAL_TIMEOUT)
 
 
+def _wait(policy: Policy, openings: int, asked: int, epoch: int) -> int:
+    """How long a circuit stays open, in microseconds (rule 16)."""
+    try:
+        wait = policy.recovery_timeout * float(policy.recovery_backoff) ** (openings - 1)
+    except OverflowError:
+        wait = policy.wait_max
+    wait = min(max(wait, seconds(asked)), policy.wait_max)
+    # By chance, and yet the same for whoever works it out: of the time of the opening.
+    chance = epoch % 65_536 * 40_503 % 65_536 / 65_536
+    return micros(wait * (1 + policy.recovery_jitter * chance))
+
+
 def _open(
-    circuit: Circuit, policy: Policy, now: int, *, cause: str, order: Command | None = None
+    circuit: Circuit,
+    policy: Policy,
+    now: int,
+    *,
+    cause: str,
+    asked: int = 0,
+    order: Command | None = None,
 ) -> Result:
     """Open, or open again with the time restarted; an operator's trip is no opening more."""
     was_open = circuit.state is CircuitState.OPEN
@@ -320,14 +518,22 @@ def _open(
         reason = order.reason[:MAX_TEXT]
     else:
         reason = f"{cause}, last {circuit.last_error}" if circuit.last_error else cause
+    epoch = next_epoch(circuit, now)
+    if was_open or share(circuit, policy, now) < 1:
+        openings = circuit.openings + (order is None)
+    else:
+        openings = 1
     opened = replace(
         circuit,
-        epoch=next_epoch(circuit, now),
+        epoch=epoch,
         state=CircuitState.OPEN,
         since=circuit.since if was_open else now,
-        retry_at=now + micros(policy.recovery_timeout),
-        openings=circuit.openings if was_open and order is not None else circuit.openings + 1,
+        retry_at=now + _wait(policy, openings, asked, epoch + sum(circuit.failures)),
+        openings=openings,
         failures=(),
+        slices=(),
+        suspect_since=0,
+        witnesses=(),
         trials=0,
         trial_successes=0,
         permits=(),
@@ -340,10 +546,17 @@ def _open(
 def _close(
     circuit: Circuit, policy: Policy, now: int, *, cause: str, order: Command | None = None
 ) -> Result:
-    """Close with nothing left of before but the last error, which operators may still want."""
+    """Close; what is left of before is the last error, which operators may still want.
+
+    After a recovery the mode stays, and while it ramps up the number of openings.
+    """
+    by_itself = order is None
     closed = Circuit(
         epoch=next_epoch(circuit, now),
         since=now,
+        openings=circuit.openings if by_itself and policy.ramp_up else 0,
+        spared=circuit.spared if by_itself else 0,
+        override=circuit.override if by_itself else None,
         actor="" if order is None else order.actor[:MAX_TEXT],
         reason=cause if order is None else order.reason[:MAX_TEXT],
         last_error=circuit.last_error,
@@ -355,20 +568,24 @@ def _moved(
     before: Circuit, after: Circuit, policy: Policy, now: int, *, cause: str, order: Command | None
 ) -> Result:
     """The circuit after a transition, with the event that tells of it."""
-    then, mode = after.state, Mode.AUTO
-    if after.override is not None:
-        then, mode = CircuitState.OPEN, after.override.mode
+    mode = mode_of(after, policy)
+    # On paper the states of the paper, for those of the circuit do not change.
+    look = automatic if order is None and mode is Mode.METRICS_ONLY else effective
+    then = look(after, policy, now).state
+    seen = window.total(before.slices, policy, now)
     event = Event(
         epoch=after.epoch,
         at=now,
-        before=effective(before, policy, now).state,
+        before=look(before, policy, now).state,
         after=then,
         mode=mode,
         cause=cause,
         actor="" if order is None else order.actor[:MAX_TEXT],
         reason="" if order is None else order.reason[:MAX_TEXT],
-        failures=len(before.failures),
+        failures=max(seen.failures, len(window.live(before.failures, policy, now))),
         # What opened it; to a command or to a close an old error would be no explanation.
         last_error=after.last_error if order is None and then is CircuitState.OPEN else "",
+        calls=seen.calls,
+        slow=seen.slow,
     )
     return after, (event,)

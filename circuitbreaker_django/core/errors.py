@@ -27,19 +27,20 @@ class CircuitOpenError(CircuitBreakerError):
 
     @property
     def state(self) -> CircuitState:
-        """``CircuitState.OPEN`` or ``CircuitState.HALF_OPEN``."""
+        """What the circuit is; ``CLOSED`` while it ramps up and admits a share of the calls."""
         state: CircuitState = self.args[1]
         return state
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until a call may pass: at most 1 while half-open, ``None`` in an endless hold."""
+        """Seconds until a call may pass: at most 1 but while open, ``None`` in an endless hold."""
         seconds: float | None = self.args[2]
         return seconds
 
     def __str__(self) -> str:
         who = "this circuit" if self.name is None else f"circuit {self.name!r}"
-        word = self.state.replace("_", "-")
+        closed = self.state is CircuitState.CLOSED
+        word = "recovering" if closed else self.state.replace("_", "-")
         if self.retry_after is None:
             return f"{who} is held open"
         wait = f"{self.retry_after:.0f}" if self.retry_after >= 10 else f"{self.retry_after:.2g}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.policy import MICROS
 from circuitbreaker_django.core.states import CircuitState
+from circuitbreaker_django.core.tally import Tally
 from circuitbreaker_django.core.trial import ExcInfo, claim
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Gate:
 
     A gate is made for one moment of the circuit and replaced, never changed, but for being
     shut. So whoever passes one holds the epoch of his admission, whatever happens later.
+    Where successes matter too it admits nobody by itself: a call may pass while
+    ``word[()] == tally_admit``, and then counts in ``tally``.
 
     Attributes:
         word: the bell's, or ``None`` where only this process can move the circuit and it is
@@ -49,11 +52,22 @@ class Gate:
         admit: what the word must be for calls to pass; ``None`` when the circuit is not closed.
         reject: what the word must be for calls to be rejected until ``until``.
         until: in microseconds of the backend's clock; infinite for a hold without an end.
-        epoch: of the circuit that calls are let through to.
+        epoch: of the circuit that calls are let through to; 0 where nothing is counted.
+        tally, tally_admit: what calls have to count in, and what the word must be for that.
         calls: let through; an increment lost to a race is tolerated (rule 7).
     """
 
-    __slots__ = ("admit", "breaker", "calls", "epoch", "reject", "until", "word")
+    __slots__ = (
+        "admit",
+        "breaker",
+        "calls",
+        "epoch",
+        "reject",
+        "tally",
+        "tally_admit",
+        "until",
+        "word",
+    )
 
     def __init__(
         self,
@@ -63,10 +77,13 @@ class Gate:
         epoch: int = 0,
         reject: float | None = None,
         until: float = 0,
+        tally: Tally | None = None,
     ) -> None:
         self.breaker = breaker
         self.word = word
-        self.admit = admit
+        self.admit = admit if tally is None else None
+        self.tally = tally
+        self.tally_admit = admit
         self.epoch = epoch
         self.reject = reject
         self.until = until
@@ -77,11 +94,11 @@ class Gate:
     def is_open(self) -> bool:
         """Whether a call may pass, for whoever is in no hurry."""
         word = self.word
-        return word is None or word[()] == self.admit
+        return word is None or word[()] == self.tally_admit
 
     def shut(self) -> None:
         """Make whoever comes take the long way. In this order: nobody passes half of it."""
-        self.admit = self.reject = None
+        self.admit = self.tally_admit = self.reject = None
         self.word = STILL
 
     def rejection(self) -> CircuitOpenError | None:

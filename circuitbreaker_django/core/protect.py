@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.gate import Gate
 from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.core.tally import Tally
 from circuitbreaker_django.core.trial import Admission, Trial, go_inside, step_out
 
 if TYPE_CHECKING:
@@ -125,6 +126,23 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
         gate = view.gate
         word = gate.word
         if word is not None and word[()] != gate.admit:
+            tally = gate.tally
+            if tally is not None and word[()] == gate.tally_admit:
+                # Successes matter too. In place, for a call would cost 1.3 empty wrappers.
+                seconds = tally.seconds
+                started = seconds()
+                try:
+                    result = func(*args, **kwargs) if kwargs else func(*args)
+                except Exception as error:
+                    _failed(gate.breaker, gate.epoch, error, args, rules, started)
+                    raise
+                ended = seconds()
+                if ended < tally.due and ended - started < tally.limit and type(result) is harmless:
+                    tally.calls += 1.0
+                    return result
+                if not issubclass(type(result), watched):
+                    harmless = type(result)
+                return _finish(gate.breaker, gate.epoch, result, args, rules, started)
             rejection = gate.rejection()
             if rejection is not None:
                 if rules is RULES:  # raised here, for each frame on its way costs 100 ns
@@ -163,9 +181,11 @@ def _protect_async(
         gate = view.gate
         word = gate.word
         if word is not None and word[()] != gate.admit:
-            breaker = resolve()
-            view = breaker.view
-            return await run_async(breaker, func, args, kwargs, rules)
+            if gate.tally is None or word[()] != gate.tally_admit:
+                breaker = resolve()
+                view = breaker.view
+                return await run_async(breaker, func, args, kwargs, rules)
+            return await _run_async_counted(gate, gate.tally, func, args, kwargs, rules)
         gate.calls += 1.0
         try:
             result = await func(*args, **kwargs)
@@ -173,10 +193,34 @@ def _protect_async(
             _failed(gate.breaker, gate.epoch, error, args, rules)
             raise
         if judged and issubclass(type(result), judged):
-            gate.breaker.leave(gate.epoch, _judge(result, args, rules))
+            gate.breaker.leave(gate.epoch, _judge(result, args, rules), result)
         return result
 
     return protected
+
+
+async def _run_async_counted(
+    gate: Gate,
+    tally: Tally,
+    func: Callable[..., Coroutine[Any, Any, Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    rules: Rules,
+) -> Any:
+    """The short path of an async call where successes matter too."""
+    gate.calls += 1.0
+    started = tally.seconds()
+    try:
+        result = await func(*args, **kwargs)
+    except Exception as error:
+        _failed(gate.breaker, gate.epoch, error, args, rules, started)
+        raise
+    ended = tally.seconds()
+    if ended < tally.due and ended - started < tally.limit and not rules.judged:
+        tally.calls += 1.0
+    else:
+        gate.breaker.leave(gate.epoch, _judge(result, args, rules), result, started)
+    return result
 
 
 def run(
@@ -194,12 +238,13 @@ def run(
         return rules.rejected(admission, func, args)
     if isinstance(admission, Trial):
         go_inside(admission)
+    started = breaker.backend.seconds()
     try:
         result = func(*args, **kwargs)
     except BaseException as error:
-        _failed(breaker, admission, error, args, rules)
+        _failed(breaker, admission, error, args, rules, started)
         raise
-    return _finish(breaker, admission, result, args, rules)
+    return _finish(breaker, admission, result, args, rules, started)
 
 
 async def run_async(
@@ -215,17 +260,24 @@ async def run_async(
     admission = breaker.enter()
     if isinstance(admission, CircuitOpenError):
         return rules.rejected(admission, func, args)
-    return await _follow(breaker, admission, functools.partial(func, *args, **kwargs), args, rules)
+    started = breaker.backend.seconds()
+    start = functools.partial(func, *args, **kwargs)
+    return await _follow(breaker, admission, start, args, rules, started)
 
 
 def _finish(
-    breaker: CircuitBreaker, admission: Admission, result: Any, args: tuple[Any, ...], rules: Rules
+    breaker: CircuitBreaker,
+    admission: Admission,
+    result: Any,
+    args: tuple[Any, ...],
+    rules: Rules,
+    started: float | None = None,
 ) -> Any:
     if type(result) is CoroutineType:  # a sync function such as View.dispatch of an async view
         if isinstance(admission, Trial):
             step_out(admission)
-        return _follow(breaker, admission, lambda: result, args, rules)
-    breaker.leave(admission, _judge(result, args, rules))
+        return _follow(breaker, admission, lambda: result, args, rules, started)
+    breaker.leave(admission, _judge(result, args, rules), result, started)
     return result
 
 
@@ -235,15 +287,16 @@ async def _follow(
     start: Callable[[], Awaitable[Any]],
     args: tuple[Any, ...],
     rules: Rules,
+    started: float | None,
 ) -> Any:
     if isinstance(admission, Trial):
         go_inside(admission)
     try:
         result = await start()
     except BaseException as error:
-        _failed(breaker, admission, error, args, rules)
+        _failed(breaker, admission, error, args, rules, started)
         raise
-    breaker.leave(admission, _judge(result, args, rules))
+    breaker.leave(admission, _judge(result, args, rules), result, started)
     return result
 
 
@@ -253,13 +306,14 @@ def _failed(
     error: BaseException,
     args: tuple[Any, ...],
     rules: Rules,
+    started: float | None = None,
 ) -> None:
     try:
         outcome = rules.error(breaker, error, args)
     except Exception:  # of whoever refined the rules; the caller is to see his own
         logger.exception("an exception of circuit %r could not be judged", breaker.name)
         outcome = Outcome.IGNORED
-    breaker.leave(admission, outcome, error)
+    breaker.leave(admission, outcome, error, started)
 
 
 def _judge(result: Any, args: tuple[Any, ...], rules: Rules) -> Outcome:

@@ -10,8 +10,9 @@ import json
 from dataclasses import asdict
 from typing import Any, Final
 
-from circuitbreaker_django.core.circuit import Circuit, Event, Override, Permit
+from circuitbreaker_django.core.circuit import Circuit, Event, Override, Permit, Witness
 from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.core.window import Slice
 
 #: Whole numbers are kept in 64 bits.
 LIMIT: Final = 2**63
@@ -28,26 +29,7 @@ def load_circuit(text: str) -> Circuit:
     Raises:
         ValueError: anything else.
     """
-    data = _object(text)
-    state = _state(data, "state")
-    if state is CircuitState.HALF_OPEN:
-        raise ValueError("not a record: half-open is derived and never stored")
-    override = _value(data, "override")
-    return Circuit(
-        epoch=_int(data, "epoch", least=1),  # a view takes 0 for a circuit that is not closed
-        state=state,
-        since=_int(data, "since"),
-        retry_at=_int(data, "retry_at"),
-        openings=_int(data, "openings", least=0),
-        failures=tuple(sorted(_whole(time, "failures") for time in _list(data, "failures"))),
-        trials=_int(data, "trials", least=0),
-        trial_successes=_int(data, "trial_successes", least=0),
-        permits=tuple(_permit(permit) for permit in _list(data, "permits")),
-        override=None if override is None else _override(override),
-        actor=_text(data, "actor"),
-        reason=_text(data, "reason"),
-        last_error=_text(data, "last_error"),
-    )
+    return _circuit(_object(text))
 
 
 def dump_event(event: Event) -> str:
@@ -73,6 +55,34 @@ def load_event(text: str) -> Event:
         reason=_text(data, "reason"),
         failures=_int(data, "failures", least=0),
         last_error=_text(data, "last_error"),
+        calls=_int(data, "calls", least=0),
+        slow=_int(data, "slow", least=0),
+    )
+
+
+def _circuit(data: Any) -> Circuit:
+    state = _state(data, "state")
+    if state is CircuitState.HALF_OPEN:
+        raise ValueError("not a record: half-open is derived and never stored")
+    override = _value(data, "override")
+    return Circuit(
+        epoch=_int(data, "epoch", least=1),  # a view takes 0 for a circuit that is not closed
+        state=state,
+        since=_int(data, "since"),
+        retry_at=_int(data, "retry_at"),
+        openings=_int(data, "openings", least=0),
+        failures=tuple(sorted(_whole(time, "failures") for time in _list(data, "failures"))),
+        slices=tuple(sorted(map(_slice, _list(data, "slices")), key=lambda one: one.start)),
+        suspect_since=_int(data, "suspect_since"),
+        witnesses=tuple(_witness(witness) for witness in _list(data, "witnesses")),
+        spared=_int(data, "spared", least=0),
+        trials=_int(data, "trials", least=0),
+        trial_successes=_int(data, "trial_successes", least=0),
+        permits=tuple(_permit(permit) for permit in _list(data, "permits")),
+        override=None if override is None else _override(override),
+        actor=_text(data, "actor"),
+        reason=_text(data, "reason"),
+        last_error=_text(data, "last_error"),
     )
 
 
@@ -80,12 +90,24 @@ def _permit(data: Any) -> Permit:
     return Permit(token=_text(data, "token"), expires=_int(data, "expires"))
 
 
+def _slice(data: Any) -> Slice:
+    return Slice(
+        start=_int(data, "start"),
+        calls=_int(data, "calls", least=0),
+        failures=_int(data, "failures", least=0),
+        slow=_int(data, "slow", least=0),
+    )
+
+
+def _witness(data: Any) -> Witness:
+    return Witness(origin=_text(data, "origin"), seen_at=_int(data, "seen_at"))
+
+
 def _override(data: Any) -> Override:
-    mode = Mode(_text(data, "mode"))
-    if mode is Mode.AUTO:
-        raise ValueError("not a record: an override is no operator's will")
+    aside = _value(data, "aside")
     return Override(
-        mode=mode,
+        mode=Mode(_text(data, "mode")),
+        aside=None if aside is None else _circuit(aside),
         epoch=_int(data, "epoch"),
         since=_int(data, "since"),
         until=None if _value(data, "until") is None else _int(data, "until"),

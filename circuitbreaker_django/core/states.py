@@ -17,10 +17,16 @@ class CircuitState(StrEnum):
 
 
 class Mode(StrEnum):
-    """Who decides: the circuit itself, or an operator."""
+    """Who decides: the circuit itself, or an operator.
+
+    ``FORCED_OPEN`` rejects all calls. ``DISABLED`` lets all pass and counts nothing.
+    ``METRICS_ONLY`` lets all pass, counts them, and tells what it would have rejected.
+    """
 
     AUTO = "auto"
     FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+    METRICS_ONLY = "metrics_only"
 
 
 class Outcome(StrEnum):

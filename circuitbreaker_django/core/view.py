@@ -12,7 +12,8 @@ from circuitbreaker_django.core import window
 from circuitbreaker_django.core.circuit import Batch, Circuit, Event
 from circuitbreaker_django.core.gate import STILL, Bell, Gate
 from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.core.states import CircuitState
+from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.core.tally import Tally
 
 if TYPE_CHECKING:
     from circuitbreaker_django.core.breaker import CircuitBreaker
@@ -26,14 +27,16 @@ class View:
 
     Attributes:
         circuit: what is believed.
-        epoch: of it while it is closed, otherwise 0.
+        epoch: of it while it is closed, be it on paper, otherwise 0; 0 where nothing is counted.
         moment: when ``epoch`` last changed, as a number of ``moments``.
         local: whether the circuit believed is this process's own and not the store's.
         incarnation, shared_epoch: of the newest record that came from the store.
         own: the newest failures of this process, as a window.
+        tally: the calls of this process, where successes matter too; of this epoch.
         pause_until: before this time the store need not be asked for a permit again.
         gate: what calls look at.
         calls, failures, ignored, rejected: counters, without those of the gate.
+        spared: calls that would have been rejected, had the circuit not moved on paper only.
     """
 
     __slots__ = (
@@ -51,18 +54,26 @@ class View:
         "pause_until",
         "rejected",
         "shared_epoch",
+        "spared",
+        "tally",
     )
 
     def __init__(
         self, breaker: CircuitBreaker, name: str, circuit: Circuit, incarnation: int
     ) -> None:
         self.name = name
-        self.calls = self.failures = self.ignored = self.rejected = 0
+        self.calls = self.failures = self.ignored = self.rejected = self.spared = 0
         self.gate = Gate(breaker)
         self.incarnation = incarnation
         self.own: tuple[int, ...] = ()
+        self.tally: Tally | None = None
         self.epoch = -1
         self._believe(circuit)
+
+    @property
+    def policy(self) -> Policy:
+        """The breaker's."""
+        return self.gate.breaker.policy
 
     def _believe(self, circuit: Circuit) -> None:
         self.shared_epoch = circuit.epoch
@@ -72,35 +83,73 @@ class View:
         self.circuit = circuit
         self.local = local
         self.pause_until = 0
-        epoch = circuit.epoch if _is_closed(circuit) else 0
+        self._find_epoch()
+        self.shut()
+
+    def _find_epoch(self) -> None:
+        """What calls are admitted under; another life is counted from the beginning (rule 10)."""
+        policy = self.policy
+        epoch = self.circuit.epoch if self._is_closed(self.circuit) else 0
         if epoch != self.epoch:
             self.epoch, self.moment = epoch, next(moments)
-        self.shut()
+            self.tally = None
+        if self.tally is not None and self.tally.policy != policy:
+            self.tally = None
+        if self.tally is None and epoch and policy.counts_successes:
+            self.tally = Tally(policy, self.gate.breaker.backend.seconds)
+
+    def _is_closed(self, circuit: Circuit) -> bool:
+        """Whether calls move the circuit, be it on paper, and may open it."""
+        return circuit.state is CircuitState.CLOSED and core.counts(circuit, self.policy)
 
     def shut(self) -> None:
         """Make the next call take the long way."""
         self.gate.shut()
 
+    def settle(self, policy: Policy, now: int) -> None:
+        """See what time has changed in the circuit, or another policy in what it means."""
+        circuit = core.settle(self.circuit, now)
+        if not self.local:  # kept, since a wait that is shortened anew at each look has no end
+            circuit = core.clamp(circuit, policy, now)
+        if circuit is self.circuit:
+            self._find_epoch()
+        elif self.local:
+            self._set(circuit, local=True)
+        else:
+            self._believe(circuit)
+
     def open_gate(self, bell: Bell, policy: Policy, now: int) -> None:
         """Make the gate for the circuit as it is now."""
-        if not self.local:  # kept, since a wait that is shortened anew at each look has no end
-            self.circuit = core.clamp(self.circuit, policy, now)
+        self.settle(policy, now)
         old = self.gate
         old.shut()  # a block that has taken its exit looks whether it was let in by it
         self.calls += int(old.calls)
-        until: float = 0
-        if not self.epoch:
-            seen = core.effective(self.circuit, policy, now)
-            until = inf if seen.wait is None else now + seen.wait
+        seen = core.effective(self.circuit, policy, now)
+        admit = reject = None
+        if seen.state is not CircuitState.CLOSED:
+            reject = bell.seen
+        elif self._may_pass_by(policy, now):
+            admit = bell.seen
         still = bell.word is STILL and bell.seen == STILL[()]
+        bypass = still and admit is not None and self.tally is None
         self.gate = Gate(
             old.breaker,
-            None if still and self.epoch else bell.word,
-            admit=bell.seen if self.epoch else None,
+            None if bypass else bell.word,
+            admit=admit,
             epoch=self.epoch,
-            reject=None if self.epoch else bell.seen,
-            until=until,
+            reject=reject,
+            until=inf if seen.wait is None else now + seen.wait,
+            tally=self.tally,
         )
+
+    def _may_pass_by(self, policy: Policy, now: int) -> bool:
+        """Whether calls may pass without a look at the clock or at more than the gate."""
+        override = self.circuit.override
+        if override is not None and override.until is not None:
+            return False
+        if core.mode_of(self.circuit, policy) is Mode.DISABLED:
+            return True
+        return bool(self.epoch) and core.share(self.circuit, policy, now) == 1
 
     def adopt(self, circuit: Circuit, incarnation: int) -> None:
         """Believe a shared record, unless it is older than the one believed.
@@ -108,12 +157,12 @@ class View:
         What this process opened by its own evidence stays open until the shared circuit
         has opened too, or has a newer epoch for another reason (rule 17).
         """
-        opened_here = self.local and not self.epoch
+        opened_here = self.is_open_alone
         if incarnation != self.incarnation or circuit.epoch > self.shared_epoch:
             self.incarnation = incarnation
             self.own = ()
             self._believe(circuit)
-        elif circuit.epoch == self.shared_epoch and not (opened_here and _is_closed(circuit)):
+        elif circuit.epoch == self.shared_epoch and not (opened_here and self._is_closed(circuit)):
             self._believe(circuit)
 
     def go_local(self, retry_at: int) -> None:
@@ -126,22 +175,53 @@ class View:
         """Go on with a record that this process made itself."""
         self._set(circuit, local=True)
 
-    def count(self, now: int, policy: Policy) -> None:
-        """Count a failure of this process in its own window."""
-        self.own = window.add(self.own, (now,), policy)
+    @property
+    def is_open_alone(self) -> bool:
+        """Whether this process has opened the circuit for itself only (rule 17)."""
+        return self.local and not self.epoch
+
+    def count(self, policy: Policy, now: int, *, failed: bool, slow: bool) -> None:
+        """Count a call of this process in its own window."""
+        if failed:
+            self.own = window.add(self.own, (now,), policy)
+        if self.tally is not None:
+            self.tally.count(now, failed=failed, slow=slow)
+
+    def is_suspect(self, policy: Policy, now: int) -> bool:
+        """Whether anybody, as far as is known here, has failed in the window (rule 7)."""
+        if self.tally is None:
+            return False
+        return self.tally.is_suspect(now) or core.is_suspect(self.circuit, policy, now)
+
+    def has_to_tell(self, policy: Policy, now: int) -> bool:
+        """Whether others are to hear of successes now: while it is suspect, but not of each."""
+        tally = self.tally
+        if tally is None or not self.is_suspect(policy, now):
+            return False
+        if tally.may_tell(now):
+            return True
+        return window.why_tripped((), tally.slices(now), 0, policy, now) is not None
+
+    def own_evidence(self, now: int, error: str = "", retry_after: int = 0) -> Batch:
+        """All that this process has seen by itself."""
+        tally = self.tally
+        return Batch(
+            epoch=self.circuit.epoch,
+            ages=tuple(now - time for time in self.own),
+            last_error=error,
+            slices=() if tally is None else tally.slices(now),
+            streak=0 if tally is None else tally.streak,
+            retry_after=retry_after,
+        )
 
     def trip_on_own_evidence(
-        self, policy: Policy, now: int, error: str, jitter: int
+        self, policy: Policy, now: int, own: Batch, jitter: int
     ) -> tuple[Event, ...]:
-        """Open here if this process's own failures reach the threshold."""
-        circuit = replace(self.circuit, failures=())
-        ages = tuple(now - time for time in self.own)
-        circuit, events = core.record(circuit, Batch(circuit.epoch, ages, error), policy, now)
+        """Open here if what this process has seen by itself reaches a rule."""
+        alone = replace(policy, quorum=1)
+        circuit = replace(self.circuit, failures=(), slices=())
+        circuit, events = core.record(circuit, own, alone, now)
         if events:
             self.own = ()
             self._set(replace(circuit, retry_at=circuit.retry_at + jitter), local=True)
         return events
-
-
-def _is_closed(circuit: Circuit) -> bool:
-    return circuit.state is CircuitState.CLOSED and circuit.override is None

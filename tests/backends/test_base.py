@@ -108,47 +108,47 @@ def test_failures_are_delivered_with_their_age(backend, breaker, clock):
 def test_the_failures_of_an_outage_are_one_entry_and_the_newest(backend, make, clock):
     breaker = make(backend, failure_threshold=3)
     for _ in range(50):
-        backend._keep_failure(breaker.view, breaker.policy, clock(), "Down")
+        backend._keep(breaker.view, breaker.policy, clock(), (clock(),), "Down")
         clock.advance(1)
-    kept = backend._failures["payments"]
+    kept = backend._evidence["payments"]
     assert len(kept.times) == 3
     assert kept.times[-1] == clock() - 1_000_000
 
 
 def test_failures_that_came_while_others_were_refused_are_merged(backend, breaker, clock):
     process = backend._here()
-    backend._keep_failure(breaker.view, POLICY, clock(), "Old")
+    backend._keep(breaker.view, POLICY, clock(), (clock(),), "Old")
 
     @contextmanager
     def refuse(patience):
         clock.advance(1)
-        backend._keep_failure(breaker.view, POLICY, clock(), "New")
-        backend._keep_failure(other.view, POLICY, clock(), "Other")
+        backend._keep(breaker.view, POLICY, clock(), (clock(),), "New")
+        backend._keep(other.view, POLICY, clock(), (clock(),), "Other")
         yield from ()
         raise StoreBusy("busy")
 
     other = type(breaker)("other", backend=backend)
     backend._transaction = refuse
     backend._flush(process, 0)
-    assert len(backend._failures["payments"].times) == 2
-    assert backend._failures["other"].last_error == "Other"
+    assert len(backend._evidence["payments"].times) == 2
+    assert backend._evidence["other"].last_error == "Other"
 
 
 def test_failures_of_a_new_epoch_replace_those_that_were_refused(backend, breaker, clock):
     process = backend._here()
-    backend._keep_failure(breaker.view, POLICY, clock(), "Old")
+    backend._keep(breaker.view, POLICY, clock(), (clock(),), "Old")
 
     @contextmanager
     def refuse(patience):
         breaker.view.shared_epoch += 1
-        backend._keep_failure(breaker.view, POLICY, clock(), "New")
+        backend._keep(breaker.view, POLICY, clock(), (clock(),), "New")
         yield from ()
         raise StoreBusy("busy")
 
     backend._transaction = refuse
     backend._flush(process, 0)
-    assert backend._failures["payments"].last_error == "New"
-    assert len(backend._failures["payments"].times) == 1
+    assert backend._evidence["payments"].last_error == "New"
+    assert len(backend._evidence["payments"].times) == 1
 
 
 def test_reports_are_kept_in_order_and_bounded(backend, breaker, clock):
@@ -318,12 +318,12 @@ def test_what_was_left_while_a_trial_was_asked_for_is_delivered(clock, make, mon
         thread = threading.Thread(target=failing, args=(other,))
         thread.start()
         thread.join(10)
-        assert backend._failures
+        assert backend._evidence
         return acquire(*args)
 
     monkeypatch.setattr(backend, "_acquire", slow)
     assert isinstance(breaker.enter(), Trial)
-    assert not backend._failures
+    assert not backend._evidence
     assert backend.overview().circuits["other"].failures
 
 
@@ -391,7 +391,7 @@ def test_what_is_pending_is_the_parents_to_deliver(backend, breaker, forked):
     forked()
     backend.error = None
     backend._here()
-    assert backend._failures == {}
+    assert backend._evidence == {}
 
 
 def test_a_trial_is_the_parents_to_report(backend, breaker, clock, forked):

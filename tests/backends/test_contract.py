@@ -107,8 +107,8 @@ def test_a_stale_batch_is_dropped(ours, join):
     backend = ours.backend
     incarnation, epoch = fence_of(ours)
     for fence in ((incarnation, epoch - 1), (incarnation + 1, epoch)):
-        backend._keep_failure(ours.view, POLICY, backend.clock(), "Down")
-        backend._failures["payments"].fence = fence
+        backend._keep(ours.view, POLICY, backend.clock(), (backend.clock(),), "Down")
+        backend._evidence["payments"].fence = fence
         backend._flush(backend._here(), 1)
     assert len(backend.overview().circuits["payments"].failures) == 1
 
@@ -448,7 +448,8 @@ def test_a_backend_that_was_closed_is_taken_up_again(ours):
 
 def test_closing_delivers_what_is_pending(ours, join):
     ours.call(ok)
-    ours.backend._keep_failure(ours.view, POLICY, ours.backend.clock(), "Down")
+    now = ours.backend.clock()
+    ours.backend._keep(ours.view, POLICY, now, (now,), "Down")
     ours.backend.close()
     ours.backend.touch()
     ours.state  # noqa: B018 # a store of this process alone has it when it is used again
@@ -462,3 +463,112 @@ def test_what_a_registry_asks_of_a_backend_is_there(ours):
     ours.backend.touch()
     assert ours.backend.problem is None
     assert ours.backend.describe()
+
+
+# -- rates, quorum, modes ------------------------------------------------------------------------
+
+RATE = {"failure_threshold": None, "failure_rate_threshold": 0.5, "minimum_calls": 10}
+
+
+def keep_house(*breakers: CircuitBreaker) -> None:
+    """What a thread does now and then, where there is one."""
+    for breaker in breakers:
+        breaker.backend._keep_contributions()
+        breaker.backend._flush(breaker.backend._here(), 1)
+
+
+def test_a_rate_is_of_the_calls_of_all_members(join, make, clock):
+    ours, theirs = make(join(), **RATE), make(join(), **RATE)
+    for _ in range(6):
+        theirs.call(ok)
+    for _ in range(4):
+        failing(ours)
+    assert states(ours, theirs) == {CircuitState.CLOSED}
+    keep_house(theirs)
+    clock.advance(2)
+    keep_house(ours)
+    assert states(ours, theirs) == {CircuitState.CLOSED}
+    failing(theirs)
+    failing(theirs)
+    assert states(ours, theirs) == {CircuitState.OPEN}
+    assert ours.backend.events()[0][1].cause == "6 of 12 calls failed within 60 s"
+
+
+def test_a_rate_does_not_open_it_before_the_others_could_tell_of_their_successes(join, make, clock):
+    ours, theirs = make(join(), **RATE), make(join(), **RATE)
+    for _ in range(100):
+        theirs.call(ok)
+    for _ in range(9):
+        failing(ours)
+    clock.advance(0.5)
+    keep_house(theirs)
+    clock.advance(2)
+    keep_house(ours)
+    assert ours.backend.overview().circuits["payments"].state is CircuitState.CLOSED
+
+
+def test_members_that_have_opened_it_alone_open_it_for_all(join, make, clock):
+    ours, theirs, third = (make(join(), **RATE) for _ in range(3))
+    for _ in range(10):
+        failing(ours)
+    clock.advance(2)
+    keep_house(ours, theirs)
+    assert states(ours, theirs, third) == {CircuitState.OPEN}
+    assert ours.backend.overview().circuits["payments"].state is CircuitState.OPEN
+
+
+def test_successes_are_told_at_most_four_times_a_second_while_it_is_suspect(join, make, clock):
+    ours = make(join(), **{**RATE, "minimum_calls": 1})
+    for _ in range(9):
+        ours.call(ok)
+    failing(ours)
+
+    def told() -> int:
+        circuit = ours.backend.overview().circuits["payments"]
+        return sum(one.calls for one in circuit.slices)
+
+    before = told()
+    ours.call(ok)
+    assert told() == before
+    clock.advance(0.25)
+    ours.call(ok)
+    assert told() == 12
+
+
+@pytest.mark.parametrize("mode", ["disabled", "metrics_only"])
+def test_a_mode_reaches_everybody_and_ends_for_everybody(ours, theirs, mode):
+    begin = {"disabled": ours.disable, "metrics_only": ours.metrics_only}[mode]
+    begin(reason="rollout", actor="ann")
+    for breaker in (ours, theirs):
+        for _ in range(3):
+            failing(breaker)
+        assert (breaker.mode, breaker.state) == (mode, CircuitState.CLOSED)
+    theirs.enable()
+    assert (ours.mode, ours.state) == ("auto", CircuitState.CLOSED)
+
+
+def test_calls_that_would_have_been_rejected_are_summed(ours, theirs):
+    ours.metrics_only()
+    for breaker in (ours, ours, ours, theirs, theirs):
+        failing(breaker)
+    keep_house(ours, theirs)
+    assert ours.backend.overview().circuits["payments"].spared == 3
+
+
+def test_a_mode_that_ends_by_itself_ends_for_everybody(ours, theirs, clock):
+    ours.metrics_only(duration=10)
+    failing(theirs)
+    clock.advance(10)
+    assert {ours.mode, theirs.mode} == {"auto"}
+    failing(ours)
+    failing(theirs)
+    assert states(ours, theirs) == {CircuitState.OPEN}
+
+
+def test_a_member_that_runs_alone_sees_the_end_of_a_mode(ours, clock):
+    ours.metrics_only(duration=10)
+    ours.call(ok)
+    ours.view.go_local(clock())
+    clock.advance(10)
+    assert ours.call(ok) == "ok"
+    assert ours.mode is Mode.AUTO

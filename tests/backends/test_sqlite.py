@@ -869,6 +869,32 @@ def test_another_boot_keeps_holds_and_makes_what_is_open_triable(
     assert search.state is CircuitState.CLOSED
 
 
+@pytest.mark.parametrize("mode", ["disable", "metrics_only", "enable"])
+def test_every_mode_is_put_back(sqlite, make, location, mode):
+    begins = {"initial_mode": "metrics_only"} if mode == "enable" else {}
+    breaker = make(sqlite(), **begins)
+    getattr(breaker, mode)(actor="ann", reason="rollout")
+    before = breaker.mode
+    remove(breaker.backend.place)
+    tick(breaker)
+    assert breaker.mode is before
+    override = breaker.backend.overview().circuits["payments"].override
+    assert (override.mode, override.actor, override.reason) == (before, "ann", "rollout")
+
+
+def test_another_boot_keeps_what_was_set_aside_too(sqlite, make, clock, monkeypatch):
+    breaker = make(sqlite())
+    breaker.trip()
+    breaker.metrics_only()
+    breaker.backend.close()
+    monkeypatch.setattr(host, "boot_identity", lambda: "another boot")
+    clock.now = 5000
+    breaker = make(sqlite())
+    assert breaker.mode is Mode.METRICS_ONLY
+    breaker.enable()
+    assert breaker.state is CircuitState.HALF_OPEN
+
+
 # -- housekeeping (rule 25) --------------------------------------------------------------------
 
 

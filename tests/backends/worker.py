@@ -80,7 +80,7 @@ class Worker:
         count = late = 0
         while self.fail() == "failed":
             count += 1
-            late += bool(self.backend._failures)
+            late += bool(self.backend._evidence)
             time.sleep(0.003)
         return count, late
 

@@ -24,6 +24,7 @@ from circuitbreaker_django import (
 )
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.store import StoreBusy, StoreLost
+from circuitbreaker_django.core.policy import POLICY_FIELDS, Numbers
 from tests.clock import Clock
 from tests.core.calls import Down, afail, aok, fail, failing, ok
 
@@ -181,7 +182,7 @@ def test_a_breaker_in_a_backend_needs_a_name(backend):
 
 def test_options_are_given_by_name():
     with pytest.raises(TypeError):
-        CircuitBreaker("pay", 5)  # type: ignore[call-arg]
+        CircuitBreaker("pay", 5)  # type: ignore[call-arg, arg-type]
     with pytest.raises(TypeError):
         CircuitBreaker("pay", failures=5)  # type: ignore[call-arg]
 
@@ -1203,12 +1204,12 @@ def test_a_command_that_the_store_cannot_confirm_is_an_error_and_applies_nothing
 
 @every_way
 def test_a_backend_that_raises_never_hurts_the_call(make, half_open, monkeypatch, caplog, way):
-    for number, method in enumerate(["admit", "count_failure", "finish"]):
+    for number, method in enumerate(["admit", "count", "finish"]):
         for breaker in (make(f"closed {number}"), half_open(f"half-open {number}")):
             with monkeypatch.context() as patch:
                 patch.setattr(breaker.backend, method, lambda *args: fail(RuntimeError))
                 assert way(breaker, ok) == "ok"
-    for number, method in enumerate(["admit", "count_failure", "finish"]):
+    for number, method in enumerate(["admit", "count", "finish"]):
         for breaker in (make(f"closed too {number}"), half_open(f"half-open too {number}")):
             with monkeypatch.context() as patch:
                 patch.setattr(breaker.backend, method, lambda *args: fail(RuntimeError))
@@ -1266,15 +1267,11 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("django", "as
 def test_signatures_are_those_of_the_documentation():
     assert list(inspect.signature(CircuitBreaker).parameters) == [
         "name",
-        "failure_threshold",
-        "failure_window",
-        "recovery_timeout",
-        "half_open_max_calls",
-        "success_threshold",
-        "trial_timeout",
         "exceptions",
         "backend",
+        "numbers",
     ]
+    assert tuple(Numbers.__annotations__) == POLICY_FIELDS
 
 
 async def test_call_takes_arguments_and_gives_an_awaitable_for_an_async_function(make):

@@ -7,14 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitbreaker_django.core.circuit import Circuit, Event, Override, Permit
+from circuitbreaker_django.core.circuit import Circuit, Event, Override, Permit, Witness
 from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
 from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.core.window import Slice
 
 times = st.integers(-(2**63), 2**63 - 1)
 counts = st.integers(0, 2**63 - 1)
 texts = st.text(max_size=20)
-circuits = st.builds(
+slices = st.builds(Slice, times, counts, counts, counts)
+overrides = st.builds(
+    Override, st.sampled_from(Mode), times, times, st.none() | times, texts, texts
+)
+plain_circuits = st.builds(
     Circuit,
     epoch=st.integers(1, 2**63 - 1),
     state=st.sampled_from([CircuitState.CLOSED, CircuitState.OPEN]),
@@ -25,11 +30,22 @@ circuits = st.builds(
     trials=counts,
     trial_successes=counts,
     permits=st.lists(st.builds(Permit, texts, times), max_size=3).map(tuple),
-    override=st.none()
-    | st.builds(Override, st.just(Mode.FORCED_OPEN), times, times, st.none() | times, texts, texts),
+    slices=st.lists(slices, max_size=3, unique_by=lambda one: one.start).map(
+        lambda values: tuple(sorted(values, key=lambda one: one.start))
+    ),
+    suspect_since=times,
+    witnesses=st.lists(st.builds(Witness, texts, times), max_size=3).map(tuple),
+    spared=counts,
+    override=st.none() | overrides,
     actor=texts,
     reason=texts,
     last_error=texts,
+)
+circuits = plain_circuits | st.builds(
+    lambda circuit, override, aside: replace(circuit, override=replace(override, aside=aside)),
+    plain_circuits,
+    overrides,
+    plain_circuits,
 )
 events = st.builds(
     Event,
@@ -43,6 +59,8 @@ events = st.builds(
     reason=texts,
     failures=counts,
     last_error=texts,
+    calls=counts,
+    slow=counts,
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -142,8 +160,12 @@ def test_an_event_without_one_of_its_fields_is_refused(key):
         ("permits", [{"token": 1, "expires": 1}]),
         ("override", []),
         ("override", {}),
-        ("override", {**asdict(WHOLE)["override"], "mode": "auto"}),
-        ("override", {**asdict(WHOLE)["override"], "mode": "disabled"}),
+        ("override", {**asdict(WHOLE)["override"], "mode": "closed"}),
+        ("override", {**asdict(WHOLE)["override"], "aside": []}),
+        ("slices", [{"start": 1, "calls": -1, "failures": 0, "slow": 0}]),
+        ("slices", [3]),
+        ("witnesses", [{"origin": 1, "seen_at": 1}]),
+        ("spared", -1),
         ("override", {**asdict(WHOLE)["override"], "until": "soon"}),
         ("override", {k: v for k, v in asdict(WHOLE)["override"].items() if k != "until"}),
         ("actor", None),

@@ -28,7 +28,8 @@ OPENED = Circuit(epoch=6, state=CircuitState.OPEN, since=NOW, retry_at=NOW + 30 
 
 
 def view_of(circuit: Circuit = CLOSED, incarnation: int = 1) -> View:
-    return View(CircuitBreaker("payments"), "payments", circuit, incarnation)
+    breaker = CircuitBreaker("payments", failure_threshold=2, failure_window=10)
+    return View(breaker, "payments", circuit, incarnation)
 
 
 # -- the gate -----------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_a_wait_that_is_too_long_ends_once_though_nobody_writes_it_down():
 
 def test_a_newer_record_is_adopted_and_the_gate_shut():
     view = view_of()
-    view.count(NOW, POLICY)
+    view.count(POLICY, NOW, failed=True, slow=False)
     view.open_gate(Bell(), POLICY, NOW)
     view.pause_until = NOW
     view.adopt(OPENED, 1)
@@ -117,7 +118,7 @@ def test_an_older_record_is_not_adopted():
 
 def test_a_record_of_the_same_epoch_is_adopted_and_own_evidence_kept():
     view = view_of()
-    view.count(NOW, POLICY)
+    view.count(POLICY, NOW, failed=True, slow=False)
     view.adopt(replace(CLOSED, failures=(1,)), 1)
     assert view.circuit.failures == (1,)
     assert view.own == (NOW,)
@@ -130,18 +131,18 @@ def test_another_incarnation_is_adopted_whole_though_its_epoch_is_older():
 
 
 def tripped_here(view: View) -> View:
-    view.count(NOW, POLICY)
-    view.count(NOW, POLICY)
-    assert view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=SECOND)
+    view.count(POLICY, NOW, failed=True, slow=False)
+    view.count(POLICY, NOW, failed=True, slow=False)
+    assert view.trip_on_own_evidence(POLICY, NOW, view.own_evidence(NOW, "Down"), jitter=SECOND)
     return view
 
 
 def test_own_evidence_opens_it_here_with_some_jitter():
     view = view_of()
-    view.count(NOW, POLICY)
-    assert view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=0) == ()
-    view.count(NOW, POLICY)
-    (event,) = view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=SECOND)
+    view.count(POLICY, NOW, failed=True, slow=False)
+    assert view.trip_on_own_evidence(POLICY, NOW, view.own_evidence(NOW, "Down"), jitter=0) == ()
+    view.count(POLICY, NOW, failed=True, slow=False)
+    (event,) = view.trip_on_own_evidence(POLICY, NOW, view.own_evidence(NOW, "Down"), jitter=SECOND)
     assert (event.after, event.failures, event.last_error) == (CircuitState.OPEN, 2, "Down")
     assert (view.local, view.epoch, view.own) == (True, 0, ())
     assert view.circuit.retry_at == NOW + 31 * SECOND
@@ -150,8 +151,8 @@ def test_own_evidence_opens_it_here_with_some_jitter():
 
 def test_own_evidence_is_this_process_s_alone():
     view = view_of(replace(CLOSED, failures=(NOW,)))
-    view.count(NOW, POLICY)
-    assert view.trip_on_own_evidence(POLICY, NOW, "Down", jitter=0) == ()
+    view.count(POLICY, NOW, failed=True, slow=False)
+    assert view.trip_on_own_evidence(POLICY, NOW, view.own_evidence(NOW, "Down"), jitter=0) == ()
 
 
 def test_the_jitter_of_a_local_circuit_is_waited_for():
@@ -311,3 +312,15 @@ def test_going_inside_of_a_trial_twice_makes_no_circle():
     assert rides_on_a_trial(view, NOW)
     assert rides_on_a_trial(other, NOW)
     assert not rides_on_a_trial(view_of(OPENED), NOW)
+
+
+def test_a_hold_that_ends_while_the_store_is_away_leaves_it_half_open_here():
+    hold = Override(Mode.FORCED_OPEN, 6, NOW, NOW + SECOND, "", "")
+    view = view_of(CLOSED)
+    view.go_on(replace(CLOSED, override=hold))
+    view.settle(POLICY, NOW + SECOND)
+    assert (view.local, view.circuit.override, view.circuit.state) == (
+        True,
+        None,
+        CircuitState.OPEN,
+    )

@@ -21,8 +21,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from circuitbreaker_django.conf import DEFAULT_ALIAS
-from circuitbreaker_django.core.announce import printable
-from circuitbreaker_django.core.circuit import CommandKind
+from circuitbreaker_django.core.announce import event_in_words, printable
+from circuitbreaker_django.core.circuit import MODES, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBreakerError
 from circuitbreaker_django.core.policy import MAX_DURATION, micros
 from circuitbreaker_django.core.states import CircuitState, Mode
@@ -35,9 +35,9 @@ _MAX_CELL = 80
 
 
 class Command(BaseCommand):
-    """The command and its three sub-commands."""
+    """The command and its sub-commands."""
 
-    help = "Show, trip and reset the circuits of the running processes."
+    help = "Show and steer the circuits of the running processes."
     # An operator in need is not to be stopped by a check of something else.
     requires_system_checks: list[str] = []  # noqa: RUF012 - the base class has it so
 
@@ -61,6 +61,25 @@ class Command(BaseCommand):
         kinds.add_argument("--for", metavar="DURATION", help="90s, 10m, 2h or 1h30m")
         trip.set_defaults(method=self.trip)
 
+        for name, kind, words in (
+            ("disable", CommandKind.DISABLE, "let all calls pass and count nothing"),
+            (
+                "metrics-only",
+                CommandKind.METRICS_ONLY,
+                "let all calls pass, and count what it saves",
+            ),
+        ):
+            mode = commands.add_parser(name, parents=[_common(), _steering()], help=words)
+            mode.add_argument(
+                "--for", metavar="DURATION", help="90s, 10m, 2h or 1h30m; default: until `enable`"
+            )
+            mode.set_defaults(method=self.set_mode, kind=kind)
+
+        enable = commands.add_parser(
+            "enable", parents=[_common(), _steering()], help="end a mode and keep what was counted"
+        )
+        enable.set_defaults(method=self.enable)
+
         reset = commands.add_parser(
             "reset", parents=[_common(), _steering()], help="close circuits, for every process"
         )
@@ -72,6 +91,13 @@ class Command(BaseCommand):
             help="do not ask before --all",
         )
         reset.set_defaults(method=self.reset)
+
+        history = commands.add_parser("history", parents=[_common()], help="show what has happened")
+        history.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+        history.add_argument("--registry", metavar="ALIAS", default=DEFAULT_ALIAS)
+        history.add_argument("--limit", type=int, default=20, metavar="N", help="default: 20")
+        history.add_argument("--format", choices=["text", "json"], default="text")
+        history.set_defaults(method=self.history)
 
     def run_from_argv(self, argv: list[str]) -> None:
         """A traceback too ends with exit code 2: 1 would say that a circuit is open."""
@@ -142,6 +168,34 @@ class Command(BaseCommand):
         """Close circuits."""
         self._steer(CommandKind.RESET, ask=interactive, **options)
 
+    def set_mode(self, kind: CommandKind, **options: Any) -> None:
+        """Put circuits into a mode."""
+        length = options["for"]
+        duration = None if length is None else _duration(str(length))
+        self._steer(kind, duration=duration, **options)
+
+    def enable(self, **options: Any) -> None:
+        """End the mode of circuits."""
+        self._steer(CommandKind.ENABLE, **options)
+
+    def history(
+        self, names: list[str], registry: str, limit: int, format: str, **options: Any
+    ) -> None:
+        """Show what has happened."""
+        if limit < 1:
+            raise CommandError(f"--limit {limit}: give a number of at least 1")
+        with closing(ControlRoom(registries[registry])) as room:
+            room.choose(names)
+            found = room.history(names, limit)
+            if format == "json":
+                lines = [_event_as_json(registry, *entry) for entry in found]
+                self.stdout.write(json.dumps(lines, indent=2))
+                return
+            for entry in found:
+                self.stdout.write(_event_as_line(*entry))
+            if not found:
+                self.stdout.write("Nothing has happened yet.")
+
     def _steer(
         self,
         kind: CommandKind,
@@ -175,8 +229,9 @@ class Command(BaseCommand):
                     f"Written to {printable(room.place)} on {socket.gethostname()}; "
                     f"it reaches {_crowd(room)}."
                 )
-                if room.in_memory and kind is CommandKind.HOLD:
-                    self.stdout.write("It lies in memory: a restart of the host ends the hold.")
+                if room.in_memory and kind in MODES:
+                    what = "hold" if kind is CommandKind.HOLD else "mode"
+                    self.stdout.write(f"It lies in memory: a restart of the host ends the {what}.")
 
     # -- text -------------------------------------------------------------------------------
 
@@ -199,7 +254,7 @@ class Command(BaseCommand):
         self.stdout.write()
 
     def _show_table(self, rows: list[BreakerStatus], *, with_where: bool) -> None:
-        head = ["BREAKER", "STATE", "RETRY IN", "FAILURES", "SINCE", "WHY", "WHO"]
+        head = ["BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "SINCE", "WHY", "WHO"]
         head += ["DECLARED IN"] * with_where
         columns = zip(head, *(_cells(row)[: len(head)] for row in rows), strict=True)
         padded = [
@@ -299,6 +354,12 @@ def _said(before: BreakerStatus, after: BreakerStatus, kind: CommandKind) -> str
         already = " (it was already)" if before.state is CircuitState.CLOSED else ""
         return f"{name}: closed{already}."
     already = " (it was open already)" if before.state is CircuitState.OPEN else ""
+    if kind is CommandKind.ENABLE:
+        already = " (it was in no mode)" if before.mode is Mode.AUTO else ""
+        return f"{name}: {_state(after)}{already}."
+    if after.mode in (Mode.DISABLED, Mode.METRICS_ONLY):
+        still = ", since a trip ends no mode" if kind is CommandKind.TRIP else ""
+        return f"{name}: {_state(after)}{still}."
     if after.mode is Mode.FORCED_OPEN:
         still = ", since a trip ends no hold" if kind is CommandKind.TRIP else ""
         return f"{name}: {_state(after)}{still or already}."
@@ -309,9 +370,15 @@ def _said(before: BreakerStatus, after: BreakerStatus, kind: CommandKind) -> str
 
 
 def _state(row: BreakerStatus) -> str:
-    if row.mode is not Mode.FORCED_OPEN:
-        return row.state.replace("_", "-")
-    return f"held open until {'reset' if row.mode_until is None else _utc(row.mode_until)}"
+    words = {
+        Mode.AUTO: row.state.replace("_", "-"),
+        Mode.FORCED_OPEN: "held open until reset",
+        Mode.DISABLED: "disabled",
+        Mode.METRICS_ONLY: "metrics only",
+    }[row.mode]
+    if row.mode_until is None:
+        return words
+    return f"{words.removesuffix(' until reset')} until {_utc(row.mode_until)}"
 
 
 def _cells(row: BreakerStatus) -> list[str]:
@@ -319,7 +386,8 @@ def _cells(row: BreakerStatus) -> list[str]:
         row.name,
         _state(row),
         "" if row.retry_after is None else _length(math.ceil(row.retry_after)),
-        f"{row.failures} of {row.policy.failure_threshold}" * (row.state is CircuitState.CLOSED),
+        _failures(row) * (row.state is CircuitState.CLOSED),
+        f"{row.would_reject} calls" * (row.mode is Mode.METRICS_ONLY),
         "" if row.since is None else f"{_ago(row.since)} ({_utc(row.since)})",
         row.reason,
         row.updated_by,
@@ -341,7 +409,38 @@ def _as_json(row: BreakerStatus) -> dict[str, Any]:
         "since": row.since and f"{row.since:%Y-%m-%dT%H:%M:%SZ}",
         "retry_after": row.retry_after,
         "failures": row.failures,
+        "would_reject": row.would_reject,
     }
+
+
+def _failures(row: BreakerStatus) -> str:
+    threshold = row.policy.failure_threshold
+    return f"{row.failures}" if threshold is None else f"{row.failures} of {threshold}"
+
+
+def _event_as_json(registry: str, at: datetime, name: str, event: Event) -> dict[str, Any]:
+    return {
+        "registry": registry,
+        "name": name,
+        "at": f"{at:%Y-%m-%dT%H:%M:%SZ}",
+        "before": event.before,
+        "after": event.after,
+        "mode": event.mode,
+        "cause": event.cause,
+        "actor": event.actor or None,
+        "reason": event.reason or None,
+        "failures": event.failures,
+        "calls": event.calls,
+        "slow": event.slow,
+        "last_error": event.last_error or None,
+    }
+
+
+def _event_as_line(at: datetime, name: str, event: Event) -> str:
+    words = [_utc(at), name, f"{event.before} -> {event.after}"]
+    words += [f"[{event.mode}]"] * (event.mode is not Mode.AUTO)
+    words.append(event_in_words(event))
+    return printable("  ".join(words))
 
 
 def _utc(moment: datetime) -> str:
