@@ -13,7 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from circuitbreaker_django import conf, declarations
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
-from circuitbreaker_django.core.classify import ExceptionTypes, NotInstalled, resolve
+from circuitbreaker_django.core import options
+from circuitbreaker_django.core.classify import NotInstalled, resolve, resolve_callable
 from circuitbreaker_django.registry import (
     registries,
 )
@@ -31,6 +32,7 @@ IDS: Final = {
     "E009": "Two registries have the same `LOCATION`.",
     "E010": "The backend does not take these `OPTIONS`.",
     "E011": "Code declares a breaker in a registry that is not in the settings.",
+    "E012": "The dotted path of a predicate or of `retry_after` leads to no sync callable.",
     "W001": "An exception's library is not installed, so the exception counts as never raised.",
     "W002": "A backend keeps circuits in each process alone (only with `--deploy`).",
     "W003": "`NAMESPACE` is not set (only with `--deploy`).",
@@ -38,6 +40,7 @@ IDS: Final = {
     "(only with `--deploy`).",
     "W005": "`LOCATION` depends on the folder that a process was started in "
     "(only with `--deploy`).",
+    "W006": "An option of a breaker has no effect beside its other options.",
 }
 
 
@@ -54,7 +57,8 @@ def check_settings(
             config = conf.load(alias)
             messages += _check_backend(config)
             messages += _check_location(config, owners)
-            messages += _check_exceptions(config)
+            messages += _check_paths(config)
+            messages += _check_effects(config)
     messages += _check_declared_registries()
     return messages
 
@@ -105,17 +109,23 @@ def _check_location(
         )
 
 
-def _check_exceptions(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+def _check_paths(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
     policies: dict[str, Mapping[str, Any]] = {conf.where(config.alias, "DEFAULTS"): config.defaults}
     for name, declared in declarations.of(config.alias).items():
-        if "exceptions" not in config.breakers.get(name, {}):  # else they are not in force
-            policies[f"breaker {name!r}, declared at {declared.where}"] = declared.policy
-    for name, policy in config.breakers.items():
-        policies[conf.where(config.alias, "BREAKERS", name)] = policy
+        override = config.breakers.get(name, {})
+        in_force = {key: value for key, value in declared.policy.items() if key not in override}
+        policies[f"breaker {name!r}, declared at {declared.where}"] = in_force
+    for name, entry in config.breakers.items():
+        policies[conf.where(config.alias, "BREAKERS", name)] = entry
     for place, policy in policies.items():
-        for spec in ExceptionTypes(policy.get("exceptions", ())).specs:
-            if isinstance(spec, str):
-                yield from _check_exception(place, spec)
+        classifier = options.make(policy)[1]
+        for types in (classifier.exceptions, classifier.ignore_exceptions):
+            for spec in types.specs:
+                if isinstance(spec, str):
+                    yield from _check_exception(place, spec)
+        for callback in classifier.callbacks:
+            if isinstance(callback.spec, str):
+                yield from _check_callable(place, callback.option, callback.spec)
 
 
 def _check_exception(place: str, spec: str) -> Iterator[CheckMessage]:
@@ -131,11 +141,67 @@ def _check_exception(place: str, spec: str) -> Iterator[CheckMessage]:
         yield _error("E008", f"{place}: exception {spec!r}: {error}.", "Correct the dotted path.")
 
 
+def _check_callable(place: str, option: str, path: str) -> Iterator[CheckMessage]:
+    try:
+        resolve_callable(path)
+    except Exception as error:  # importing a library may raise anything
+        yield _error("E012", f"{place}: {option} {path!r}: {error}.", "Correct the dotted path.")
+
+
+def _check_effects(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    """What does nothing is told where it stands."""
+    declared = declarations.of(config.alias)
+    idle = {
+        name: _without_effect(
+            {
+                **config.defaults,
+                **(declared[name].policy if name in declared else {}),
+                **config.breakers.get(name, {}),
+            }
+        )
+        for name in {*declared, *config.breakers}
+    }
+    place = conf.where(config.alias, "DEFAULTS")
+    for keys, why in _without_effect(config.defaults).items():
+        if all(keys in one for one in idle.values()):  # others may make it work
+            yield _warning("W006", f"{place}: {why}.", "Take it out, or correct it.")
+    for name, entry in config.breakers.items():
+        place = conf.where(config.alias, "BREAKERS", name)
+        for keys, why in idle[name].items():
+            if not entry.keys().isdisjoint(keys):
+                yield _warning("W006", f"{place}: {why}.", "Take it out, or correct it.")
+
+
+def _without_effect(values: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
+    """Why options have no effect, by their names."""
+    policy, _ = options.make(values)
+    found: dict[tuple[str, ...], str] = {}
+    if "slow_call_rate_threshold" in values and policy.slow_call_duration is None:
+        found["slow_call_rate_threshold",] = (
+            "slow_call_rate_threshold has no effect without slow_call_duration"
+        )
+    if "minimum_calls" in values and not policy.has_rates:
+        found["minimum_calls",] = (
+            "minimum_calls has no effect without failure_rate_threshold or slow_call_duration"
+        )
+    if "retry_after" in values and policy.wait_max <= policy.recovery_timeout:
+        found["retry_after",] = (
+            "retry_after has no effect, as no wait may be longer than recovery_timeout: set a "
+            "longer recovery_timeout_max"
+        )
+    longest, wait = policy.recovery_timeout_max, policy.recovery_timeout
+    if longest is not None and longest < wait:
+        found["recovery_timeout_max", "recovery_timeout"] = (
+            f"recovery_timeout_max {longest:g} has no effect below recovery_timeout {wait:g}"
+        )
+    return found
+
+
 def _check_declared_registries() -> Iterator[CheckMessage]:
     for alias, declared in declarations.everything().items():
         if alias not in registries:
             name, first = next(iter(declared.items()))
-            hint = conf.nearest(alias, registries).lstrip("; ").capitalize()
+            hint = options.nearest(alias, registries).lstrip("; ").capitalize()
             yield _error(
                 "E011",
                 f"breaker {name!r}, declared at {first.where}, is for registry {alias!r}, which is "

@@ -6,7 +6,6 @@ Whatever is wrong in them is found here, once, and told twice: by ``manage.py ch
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,23 +17,15 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from circuitbreaker_django.core.breaker import check_name
-from circuitbreaker_django.core.classify import ExceptionSpec, ExceptionTypes
-from circuitbreaker_django.core.policy import POLICY_FIELDS, Numbers, Policy
+from circuitbreaker_django.core.options import TEXTS, BreakerOptions, make, nearest
 
 SETTING: Final = "CIRCUIT_BREAKERS"
 DEFAULT_ALIAS: Final = "default"
 DEFAULT_BACKEND: Final = "circuitbreaker_django.backends.sqlite.SQLiteBackend"
 
 
-class PolicySettings(Numbers, total=False):
-    """One breaker: in ``DEFAULTS``, in ``BREAKERS`` and in ``@circuit_protected(...)``."""
-
-    exceptions: Annotated[
-        ExceptionSpec | Iterable[ExceptionSpec],
-        "(Exception,)",
-        "Classes, or dotted paths such as `'requests.RequestException'`, that count as failures. "
-        "Every other exception counts as nothing.",
-    ]
+#: One breaker: in ``DEFAULTS``, in ``BREAKERS`` and in ``@circuit_protected(...)``.
+PolicySettings = BreakerOptions
 
 
 class RegistrySettings(TypedDict, total=False):
@@ -177,40 +168,7 @@ def problems(alias: object) -> Iterator[Problem]:
             yield Problem("E003", message, 'For example {"failure_threshold": 3}, or {}.')
 
 
-def make_policy(values: Mapping[str, Any]) -> tuple[Policy, ExceptionTypes]:
-    """Policy and exceptions of one breaker.
-
-    Raises:
-        TypeError, ValueError: an unknown key or a bad value; the message names it.
-    """
-    for key in values:
-        if key not in _POLICY_KEYS:
-            raise TypeError(f"{key!r} is no option of a breaker{nearest(key, _POLICY_KEYS)}")
-    exceptions = values.get("exceptions", (Exception,))
-    if isinstance(exceptions, Iterator):  # it would be used up by the first look at it
-        raise TypeError(f"exceptions must be a tuple or a list, not a {_kind(exceptions)}")
-    numbers = {key: value for key, value in values.items() if key in POLICY_FIELDS}
-    return Policy(**numbers), ExceptionTypes(exceptions)
-
-
-def policy_as_data(policy: Policy, exceptions: ExceptionTypes) -> dict[str, Any]:
-    """A breaker's policy as plain values, for a store and for people."""
-    numbers: dict[str, Any] = {key: getattr(policy, key) for key in POLICY_FIELDS}
-    return {**numbers, "exceptions": list(exceptions.paths())}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 _REGISTRY_KEYS: Final = tuple(get_type_hints(RegistrySettings))
-_POLICY_TEXTS: Final[dict[str, str]] = {
-    key: hint.__metadata__[1]
-    for key, hint in get_type_hints(PolicySettings, include_extras=True).items()
-}
-_POLICY_KEYS: Final = tuple(_POLICY_TEXTS)
 #: What a value must be, the same in words, and an example.
 _KINDS: Final[dict[str, tuple[Any, str, str]]] = {
     "BACKEND": (str, "a dotted path", f'"{DEFAULT_BACKEND}"'),
@@ -224,7 +182,7 @@ _KINDS: Final[dict[str, tuple[Any, str, str]]] = {
 
 
 def _unknown_keys(
-    id: str, place: str, raw: Mapping[Any, Any], known: tuple[str, ...]
+    id: str, place: str, raw: Mapping[Any, Any], known: Iterable[str]
 ) -> Iterator[Problem]:
     for key in raw:
         if key not in known:
@@ -235,13 +193,13 @@ def _unknown_keys(
 def _policy_problems(place: str, raw: object) -> Iterator[Problem]:
     if not isinstance(raw, Mapping):
         return  # told already, as a value of the wrong type
-    yield from _unknown_keys("E004", place, raw, _POLICY_KEYS)
-    for key in _POLICY_KEYS:
+    yield from _unknown_keys("E004", place, raw, TEXTS)
+    for key, text in TEXTS.items():
         if key in raw:
             try:
-                make_policy({key: raw[key]})
+                make({key: raw[key]})
             except (TypeError, ValueError) as error:
-                yield Problem("E005", f"{place}: {error}.", f"{key}: {_POLICY_TEXTS[key]}")
+                yield Problem("E005", f"{place}: {error}.", f"{key}: {text}")
 
 
 def _default_namespace() -> str:
@@ -249,10 +207,8 @@ def _default_namespace() -> str:
 
 
 def _plain(policy: Mapping[str, Any]) -> dict[str, Any]:
-    data = dict(policy)
-    if "exceptions" in data:
-        data["exceptions"] = ExceptionTypes(data["exceptions"]).paths()
-    return data
+    _, classifier = make(policy)
+    return {**policy, **{k: v for k, v in classifier.as_data().items() if k in policy}}
 
 
 def _kind(value: object) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from circuitbreaker_django import conf
 from circuitbreaker_django.core.breaker import check_name
+from circuitbreaker_django.core.options import make
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def keep(alias: str, name: str, policy: Mapping[str, Any], *, depth: int) -> boo
         TypeError, ValueError: an option is unknown or out of range.
     """
     check_name(name)
-    conf.make_policy(policy)
+    make(policy)
     new = Declared(dict(policy), _lines(sys._getframe(depth)))
     known = _declared.setdefault(alias, {})
     old = known.get(name)
@@ -97,4 +97,4 @@ def _places(old: Declared, new: Declared) -> str:
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return conf.make_policy(one) == conf.make_policy(other) and one.keys() == other.keys()
+    return make(one) == make(other) and one.keys() == other.keys()

@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from circuitbreaker_django import conf
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
 from circuitbreaker_django.backends.store import NoStore, Overview, ProcessInfo
 from circuitbreaker_django.core import circuit as core
-from circuitbreaker_django.core import window
+from circuitbreaker_django.core import options, window
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBackendError, UnknownBreakerError
-from circuitbreaker_django.core.policy import Policy, seconds
+from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.registry import Registry, in_test_environment
 
@@ -230,11 +229,12 @@ class ControlRoom:
         config, declared = self.registry.config, self.registry.declared(name)
         here = {**(declared.policy if declared else {}), **config.breakers.get(name, {})}
         published = self._overview.declarations.get(name)
+        said = published.policy if published else {}
+        there = {key: value for key, value in said.items() if key in POLICY_FIELDS}
         try:
-            there = published.policy if published else {}
-            return conf.make_policy({**config.defaults, **there, **here})[0]
+            return options.make({**config.defaults, **there, **here})[0]
         except (TypeError, ValueError):  # published by a process of another release
-            return conf.make_policy({**config.defaults, **here})[0]
+            return options.make({**config.defaults, **here})[0]
 
     def _status(self, name: str) -> BreakerStatus:
         overview, policy = self._overview, self._policy(name)

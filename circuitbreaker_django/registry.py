@@ -20,6 +20,7 @@ from circuitbreaker_django.backends.loading import is_replaced, make_backend
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.conf import DEFAULT_ALIAS, PolicySettings, RegistryConfig
+from circuitbreaker_django.core import options
 from circuitbreaker_django.core.breaker import CircuitBreaker
 from circuitbreaker_django.core.errors import CircuitOpenError, UnknownBreakerError
 from circuitbreaker_django.core.view import View
@@ -87,7 +88,7 @@ class Registry(Mapping[str, CircuitBreaker]):
             if name not in self:
                 raise UnknownBreakerError(
                     f"no breaker {name!r} in registry {self.config.alias!r}"
-                    f"{conf.nearest(name, self) or '; declare it, or add it to BREAKERS'}"
+                    f"{options.nearest(name, self) or '; declare it, or add it to BREAKERS'}"
                 )
             home = self._at_home()
             with _lock:
@@ -130,9 +131,9 @@ class Registry(Mapping[str, CircuitBreaker]):
     def declaration(self, name: str) -> Declaration:
         """What operators are told of a breaker."""
         declared = self.declared(name)
-        policy, exceptions = conf.make_policy(self.values_for(name))
+        data = options.as_data(*options.make(self.values_for(name)))
         where = declared.where if declared else f"settings.{conf.SETTING}"
-        return Declaration(name, conf.policy_as_data(policy, exceptions), where)
+        return Declaration(name, data, where)
 
     def redeclared(self, name: str) -> None:
         """Act on a new declaration, also where the breaker is in use."""
@@ -146,13 +147,13 @@ class Registry(Mapping[str, CircuitBreaker]):
         """Make the breaker one of this registry: its policy, and where its circuit lives."""
         name = breaker.view.name
         home = registries.override_of(self.config.alias, name)
-        policy, exceptions = conf.make_policy(self.values_for(name))
+        policy, classifier = options.make(self.values_for(name))
         passive = self.passive and home is None
         home = home or self._at_home()
         if name not in home.views:
             home.views[name] = home.backend.new_view(breaker, name)
         breaker.view.shut()  # so that functions that pass by it look again
-        breaker.policy, breaker.exceptions, breaker.passive = policy, exceptions, passive
+        breaker.policy, breaker.classifier, breaker.passive = policy, classifier, passive
         breaker.backend, breaker.view = home.backend, home.views[name]
 
     def touch(self) -> None:
@@ -339,7 +340,7 @@ class Registries(Mapping[str, Registry]):
         if alias not in self:
             raise ImproperlyConfigured(
                 f"there is no registry {alias!r} in {conf.SETTING}"
-                f"{conf.nearest(alias, self) or '; add it there'}"
+                f"{options.nearest(alias, self) or '; add it there'}"
             )
         return Registry(conf.load(alias), clock=clock)
 

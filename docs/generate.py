@@ -48,8 +48,11 @@ the code declares, `BREAKERS[name]`.
 
 {_table(conf.PolicySettings)}
 
-A dotted path is imported at the first exception. If its library is not installed, it counts as
-never raised. `CircuitOpenError` and what is no `Exception`, such as a cancellation, never count.
+A dotted path is imported when it is first needed, such as at the first exception. If the library of
+an exception is not installed, it counts as never raised. `CircuitOpenError` and what is no
+`Exception`, such as a cancellation, never count. An `ExceptionGroup` is a failure if an exception
+in it is one, unless its own class is in one of the lists. What a predicate raises is logged once,
+and the call counts as nothing.
 """
 
 

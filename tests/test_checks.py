@@ -96,6 +96,8 @@ def test_nothing_is_found_in_good_settings():
         ({"default": {"OPTIONS": {"sise": 1}}}, ["E010"]),
         ({"default": {"BACKEND": MEMORY, "OPTIONS": {"sise": 1}}}, ["E010"]),
         ({"default": {"DEFAULTS": {"exceptions": "no_such_library.Error"}}}, ["W001"]),
+        ({"default": {"DEFAULTS": {"retry_after": "json.no_such_function"}}}, ["E012"]),
+        ({"default": {"DEFAULTS": {"minimum_calls": 20}}}, ["W006"]),
         ({"default": {}, "other": {"A": 1}, "third": {"B": 1}}, ["E002", "E002"]),
     ],
     ids=str,
@@ -178,6 +180,112 @@ def test_exceptions_of_code_that_the_settings_override_are_not_told():
     breakers.declare("payments", exceptions=["json.NoSuchError"])
 
     assert found({"default": {"BREAKERS": {"payments": {"exceptions": [OSError]}}}}) == []
+
+
+def test_exceptions_to_ignore_are_resolved_too():
+    assert found_ids({"default": {"DEFAULTS": {"ignore_exceptions": "json.NoSuchError"}}}) == [
+        "E008"
+    ]
+
+
+@pytest.mark.parametrize("option", ["failure_predicate", "result_predicate"])
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("json.dumps", None),
+        ("bool", None),
+        ("json.no_such_function", "json has no sync callable 'no_such_function'."),
+        ("json.__name__", "json has no sync callable '__name__'."),
+        ("no_such_library.is_late", "no_such_library is not installed."),
+    ],
+)
+def test_predicates_are_resolved(option, path, words):
+    messages = found({"default": {"BREAKERS": {"payments": {option: path}}}})
+
+    place = 'CIRCUIT_BREAKERS["default"]["BREAKERS"]["payments"]'
+    expected = [f"{place}: {option} {path!r}: {words}"] if words else []
+    assert [message.msg for message in messages] == expected
+    assert ids(messages) == ["E012"] * len(expected)
+
+
+def test_a_predicate_that_code_declares_is_resolved_unless_the_settings_override_it():
+    breakers.declare("payments", failure_predicate="json.no_such_function")
+
+    [message] = found({})
+    assert message.id == f"{TAG}.E012"
+    assert re.search(r"^breaker 'payments', declared at .*test_checks.py:\d+: fail", message.msg)
+    assert found({"default": {"BREAKERS": {"payments": {"failure_predicate": None}}}}) == []
+
+
+# -- options without effect ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"slow_call_rate_threshold": 0.5}, "slow_call_rate_threshold has no effect without"),
+        ({"slow_call_rate_threshold": 0.5, "slow_call_duration": 1}, None),
+        ({"minimum_calls": 5}, "minimum_calls has no effect without failure_rate_threshold or"),
+        ({"minimum_calls": 5, "slow_call_duration": 1}, None),
+        ({"minimum_calls": 5, "failure_rate_threshold": 0.5}, None),
+        (
+            {"recovery_timeout_max": 9.5, "recovery_timeout": 10},
+            "recovery_timeout_max 9.5 has no effect below recovery_timeout 10.",
+        ),
+        ({"recovery_timeout_max": 29}, "recovery_timeout_max 29 has no effect below"),
+        ({"recovery_timeout_max": 30}, None),
+        ({"recovery_timeout_max": None}, None),
+        (
+            {"retry_after": "bool", "recovery_timeout_max": 30},
+            "retry_after has no effect, as no wait may be longer than recovery_timeout: set",
+        ),
+        ({"retry_after": "bool", "recovery_timeout_max": 31}, None),
+    ],
+)
+def test_an_option_that_does_nothing_beside_the_others(policy, words):
+    for registry, keys in [
+        ({"DEFAULTS": policy}, '["DEFAULTS"]'),
+        ({"BREAKERS": {"payments": policy}}, '["BREAKERS"]["payments"]'),
+    ]:
+        messages = found({"default": registry})
+        assert ids(messages) == (["W006"] if words else [])
+        for message in messages:
+            assert message.level == WARNING
+            assert message.msg.startswith(f'CIRCUIT_BREAKERS["default"]{keys}: {words}')
+
+
+def test_an_option_may_have_its_effect_beside_those_of_the_defaults():
+    for name, policy in [
+        ("slow_call_duration", {"slow_call_rate_threshold": 0.5}),
+        ("failure_rate_threshold", {"minimum_calls": 5}),
+    ]:
+        registry = {"DEFAULTS": {name: 0.5}, "BREAKERS": {"payments": policy}}
+        assert found({"default": registry}) == []
+
+
+def test_an_option_of_the_defaults_may_have_its_effect_for_one_breaker_only():
+    defaults = {"minimum_calls": 5}
+    breaker_settings = {"payments": {"failure_rate_threshold": 0.5}, "search": {}}
+    assert found({"default": {"DEFAULTS": defaults, "BREAKERS": breaker_settings}}) == []
+    assert found_ids({"default": {"DEFAULTS": defaults, "BREAKERS": {"search": {}}}}) == ["W006"]
+
+
+def test_what_code_declares_may_give_an_option_its_effect():
+    breakers.declare("payments", slow_call_duration=1)
+
+    assert found({"default": {"DEFAULTS": {"minimum_calls": 5}}}) == []
+    assert found({"default": {"BREAKERS": {"payments": {"minimum_calls": 5}}}}) == []
+
+
+def test_a_breaker_that_waits_longer_than_the_defaults_allow_is_told_at_the_breaker():
+    registry = {
+        "DEFAULTS": {"recovery_timeout_max": 60},
+        "BREAKERS": {"payments": {"recovery_timeout": 90}, "search": {}},
+    }
+    [message] = found({"default": registry})
+
+    assert message.id == f"{TAG}.W006"
+    assert message.msg.startswith('CIRCUIT_BREAKERS["default"]["BREAKERS"]["payments"]: recovery_')
 
 
 # -- deployment ---------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from circuitbreaker_django import (
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import Declaration
+from circuitbreaker_django.core import options
 from circuitbreaker_django.core.circuit import CommandKind
 from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
 from circuitbreaker_django.operations import CannotSteer, ControlRoom
@@ -245,7 +246,7 @@ def test_what_opened_it_is_seen(enter, worker):
 
 
 def test_half_open_may_be_tried_now(enter, worker, config):
-    config["BREAKERS"] = {"payments": {"recovery_timeout": 1e-6}}
+    config["BREAKERS"] = {"payments": {"recovery_timeout": 0.001}}
     trip(enter(), "payments")
     [row] = enter().status(["payments"])
     assert (row.state, row.retry_after) == (CircuitState.HALF_OPEN, 0)
@@ -312,6 +313,15 @@ def test_a_policy_that_is_not_understood_is_passed_over(enter, worker, published
     worker.backend._publish(worker.backend._here(), 1)
     [row] = trip(enter(), "hidden")
     assert row.policy == Policy()
+
+
+def test_a_policy_counts_even_where_what_judges_its_calls_has_no_path(enter, worker):
+    breaker = CircuitBreaker(failure_threshold=7, failure_predicate=lambda error: True)
+    published = options.as_data(breaker.policy, breaker.classifier)
+    worker.backend.declare(Declaration("hidden", published, "x.py:1"))
+    worker.backend._publish(worker.backend._here(), 1)
+    [row] = enter().status(["hidden"])
+    assert row.policy == breaker.policy
 
 
 def test_differing_settings_are_seen(enter, config, worker):

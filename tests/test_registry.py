@@ -168,7 +168,7 @@ def test_precedence_key_by_key():
 def test_precedence_of_exceptions(defaults, code, breaker, expected):
     breakers.declare("payments", **code)
     with configured(DEFAULTS=defaults, BREAKERS={"payments": breaker}):
-        assert breakers["payments"].exceptions.specs == expected
+        assert breakers["payments"].classifier.exceptions.specs == expected
 
 
 def test_what_operators_are_told_is_the_policy_in_force():
@@ -336,7 +336,7 @@ def test_a_later_declaration_takes_effect_on_a_breaker_in_use():
         assert breakers["payments"] is breaker
         assert breaker.policy.failure_threshold == 3
         assert breaker.policy.failure_window == 7.0
-        assert breaker.exceptions.specs == (OSError,)
+        assert breaker.classifier.exceptions.specs == (OSError,)
         fail_times(protected, 1)  # with the two before it that is the threshold
         with pytest.raises(CircuitOpenError):
             protected()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, Unpack
 
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.block import BlockExit, arriving
 from circuitbreaker_django.core.circuit import Command, CommandKind
-from circuitbreaker_django.core.classify import ExceptionSpec, ExceptionTypes
 from circuitbreaker_django.core.errors import CircuitOpenError
-from circuitbreaker_django.core.policy import Numbers, Policy, check_duration, micros
+from circuitbreaker_django.core.options import BreakerOptions, make
+from circuitbreaker_django.core.policy import check_duration, micros
 from circuitbreaker_django.core.protect import is_async, is_plain, protect, refuse, run, run_async
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.trial import (
@@ -46,34 +46,30 @@ class CircuitBreaker:
 
     Args:
         name: at most 200 printable characters; optional for a breaker of its own.
-        exceptions: classes, or dotted paths of classes, that count as failures. All else
-            counts as nothing.
         backend: where the circuit lives; by default in this object alone.
-        **numbers: the fields of :class:`circuitbreaker_django.core.policy.Policy`, such as
-            ``failure_threshold`` and ``recovery_timeout``; all have defaults.
+        **options: all of :class:`circuitbreaker_django.core.options.BreakerOptions`, such as
+            ``failure_threshold``, ``recovery_timeout`` and ``exceptions``; each has a default.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong type or out of range; the message
             names it and what is allowed.
     """
 
-    __slots__ = ("__weakref__", "backend", "exceptions", "name", "passive", "policy", "view")
+    __slots__ = ("__weakref__", "backend", "classifier", "name", "passive", "policy", "view")
 
     def __init__(
         self,
         name: str | None = None,
         *,
-        exceptions: ExceptionSpec | Iterable[ExceptionSpec] = (Exception,),
         backend: Backend | None = None,
-        **numbers: Unpack[Numbers],
+        **options: Unpack[BreakerOptions],
     ) -> None:
         if name is not None:
             check_name(name)
         elif backend is not None:
             raise ValueError("name is needed for a breaker that lives in a backend")
         self.name = name
-        self.policy = Policy(**numbers)
-        self.exceptions = ExceptionTypes(exceptions)
+        self.policy, self.classifier = make(options)
         #: Whether calls pass without any protection or count.
         self.passive = False
         if backend is None:
@@ -217,15 +213,17 @@ class CircuitBreaker:
             and backend.seconds() - started >= policy.slow_call_duration
         )
         error = "slow call" if slow else ""
+        wait = 0.0
         if outcome is Outcome.FAILURE:
             view.failures += 1
             error = type(answer).__qualname__ if isinstance(answer, BaseException) else ""
+            wait = self.classifier.retry_after(answer) or 0.0
         elif outcome is Outcome.IGNORED:
             view.ignored += 1
         if isinstance(admission, Trial):
             if slow:  # what would open it again cannot close it
                 outcome = Outcome.FAILURE
-            backend.finish(admission, policy, outcome, error)
+            backend.finish(admission, policy, outcome, error, wait)
         elif outcome is not Outcome.IGNORED:
             failed = outcome is Outcome.FAILURE
             backend.count(
@@ -235,14 +233,39 @@ class CircuitBreaker:
                 failed=failed,
                 slow=slow,
                 error=error,
+                retry_after=wait,
             )
 
     def leave_block(
         self, admission: Admission, error: BaseException | None, started: float | None = None
     ) -> None:
         """Tell how a ``with`` block ended."""
-        outcome = Outcome.SUCCESS if error is None else self.exceptions.classify(error)
+        outcome = Outcome.SUCCESS if error is None else self.classifier.classify(error)
         self.leave(admission, outcome, error, started)
+
+    def record_success(self) -> None:
+        """Tell of a success of a call that was made elsewhere.
+
+        It counts as an empty call would that succeeds: not at all while the circuit is open, as
+        a trial while it is half-open. Never raises.
+        """
+        self._record(Outcome.SUCCESS, None)
+
+    def record_failure(self, error: BaseException | None = None) -> None:
+        """Tell of a failure of a call that was made elsewhere, or whose error was handled.
+
+        It counts as an empty call would that fails: not at all while the circuit is open, as a
+        trial while it is half-open. Inside of a trial that trial's own end decides. Never raises.
+
+        Args:
+            error: what went wrong; shown to operators, and asked by ``retry_after``.
+        """
+        self._record(Outcome.FAILURE, error)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        admission = self.enter()
+        if not isinstance(admission, CircuitOpenError):
+            self.leave(admission, outcome, error)
 
     # -- state and commands -----------------------------------------------------------------
 

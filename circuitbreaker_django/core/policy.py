@@ -151,8 +151,8 @@ class Numbers(TypedDict, total=False):
     recovery_timeout_max: Annotated[
         float | None,
         "ten times `recovery_timeout`",
-        "The longest wait in seconds that the backoff may lead to, before jitter. Never less than "
-        "`recovery_timeout`.",
+        "The longest wait in seconds that backoff or `retry_after` may lead to, before jitter. "
+        "Never less than `recovery_timeout`.",
     ]
     recovery_jitter: Annotated[
         float, "0.0", "The share by which a wait is lengthened at most, by chance; 0 to 1."
@@ -265,7 +265,7 @@ class Policy:
         """The longest wait before jitter, in seconds."""
         most = self.recovery_timeout_max
         if most is None:
-            most = self.recovery_timeout * (10 if self.recovery_backoff > 1 else 1)
+            most = 10 * self.recovery_timeout
         return max(self.recovery_timeout, most)
 
 

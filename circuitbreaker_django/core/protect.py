@@ -40,7 +40,7 @@ class Rules:
         self, breaker: CircuitBreaker, error: BaseException, args: tuple[Any, ...]
     ) -> Outcome:
         """The outcome of a call that raised."""
-        return breaker.exceptions.classify(error)
+        return breaker.classifier.classify(error)
 
     def result(self, result: Any, args: tuple[Any, ...]) -> Outcome:
         """The outcome of a call that returned an instance of one of the ``judged`` classes."""
@@ -119,10 +119,10 @@ def refuse(func: object) -> None:
 def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> Callable[..., Any]:
     view: Any = _UNBOUND
     harmless: type = type(None)
-    watched = (CoroutineType, *rules.judged)
+    watched: tuple[type, ...] = ()
 
     def protected(*args: Any, **kwargs: Any) -> Any:
-        nonlocal view, harmless
+        nonlocal view, harmless, watched
         gate = view.gate
         word = gate.word
         if word is not None and word[()] != gate.admit:
@@ -149,6 +149,10 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
                     raise rejection
                 return rules.rejected(rejection, func, args)
             breaker = resolve()
+            # What is looked at is known only now, for options may come from settings.
+            judges = breaker.classifier.judges_results
+            watched = (object,) if judges else (CoroutineType, *rules.judged)
+            harmless = _Unbound if judges else type(None)
             view = breaker.view
             return run(breaker, func, args, kwargs, rules)
         gate.calls += 1.0
@@ -174,18 +178,19 @@ def _protect_async(
 ) -> Callable[..., Any]:
     # The lines of _protect_sync again: a call for them would cost as much as an empty wrapper.
     view: Any = _UNBOUND
-    judged = rules.judged
+    judged: tuple[type, ...] = ()
 
     async def protected(*args: Any, **kwargs: Any) -> Any:
-        nonlocal view
+        nonlocal view, judged
         gate = view.gate
         word = gate.word
         if word is not None and word[()] != gate.admit:
             if gate.tally is None or word[()] != gate.tally_admit:
                 breaker = resolve()
+                judged = (object,) if breaker.classifier.judges_results else rules.judged
                 view = breaker.view
                 return await run_async(breaker, func, args, kwargs, rules)
-            return await _run_async_counted(gate, gate.tally, func, args, kwargs, rules)
+            return await _run_async_counted(gate, gate.tally, func, args, kwargs, rules, judged)
         gate.calls += 1.0
         try:
             result = await func(*args, **kwargs)
@@ -193,7 +198,7 @@ def _protect_async(
             _failed(gate.breaker, gate.epoch, error, args, rules)
             raise
         if judged and issubclass(type(result), judged):
-            gate.breaker.leave(gate.epoch, _judge(result, args, rules), result)
+            gate.breaker.leave(gate.epoch, _judge(gate.breaker, result, args, rules), result)
         return result
 
     return protected
@@ -206,6 +211,7 @@ async def _run_async_counted(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     rules: Rules,
+    judged: tuple[type, ...],
 ) -> Any:
     """The short path of an async call where successes matter too."""
     gate.calls += 1.0
@@ -216,10 +222,10 @@ async def _run_async_counted(
         _failed(gate.breaker, gate.epoch, error, args, rules, started)
         raise
     ended = tally.seconds()
-    if ended < tally.due and ended - started < tally.limit and not rules.judged:
+    if ended < tally.due and ended - started < tally.limit and not judged:
         tally.calls += 1.0
     else:
-        gate.breaker.leave(gate.epoch, _judge(result, args, rules), result, started)
+        gate.breaker.leave(gate.epoch, _judge(gate.breaker, result, args, rules), result, started)
     return result
 
 
@@ -277,7 +283,7 @@ def _finish(
         if isinstance(admission, Trial):
             step_out(admission)
         return _follow(breaker, admission, lambda: result, args, rules, started)
-    breaker.leave(admission, _judge(result, args, rules), result, started)
+    breaker.leave(admission, _judge(breaker, result, args, rules), result, started)
     return result
 
 
@@ -296,7 +302,7 @@ async def _follow(
     except BaseException as error:
         _failed(breaker, admission, error, args, rules, started)
         raise
-    breaker.leave(admission, _judge(result, args, rules), result, started)
+    breaker.leave(admission, _judge(breaker, result, args, rules), result, started)
     return result
 
 
@@ -316,11 +322,14 @@ def _failed(
     breaker.leave(admission, outcome, error, started)
 
 
-def _judge(result: Any, args: tuple[Any, ...], rules: Rules) -> Outcome:
-    if not issubclass(type(result), rules.judged):
-        return Outcome.SUCCESS
-    try:
-        return rules.result(result, args)
-    except Exception:
-        logger.exception("a result of type %s could not be judged", type(result).__name__)
-        return Outcome.IGNORED
+def _judge(breaker: CircuitBreaker, result: Any, args: tuple[Any, ...], rules: Rules) -> Outcome:
+    outcome = Outcome.SUCCESS
+    if issubclass(type(result), rules.judged):
+        try:
+            outcome = rules.result(result, args)
+        except Exception:
+            logger.exception("a result of type %s could not be judged", type(result).__name__)
+            return Outcome.IGNORED
+    if outcome is Outcome.SUCCESS and breaker.classifier.judges_results:
+        return breaker.classifier.judge(result)
+    return outcome

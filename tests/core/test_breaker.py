@@ -1267,9 +1267,8 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("django", "as
 def test_signatures_are_those_of_the_documentation():
     assert list(inspect.signature(CircuitBreaker).parameters) == [
         "name",
-        "exceptions",
         "backend",
-        "numbers",
+        "options",
     ]
     assert tuple(Numbers.__annotations__) == POLICY_FIELDS
 

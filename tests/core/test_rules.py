@@ -11,7 +11,7 @@ import pytest
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState, Mode
 from circuitbreaker_django.core.states import Outcome
 from tests.clock import Clock
-from tests.core.calls import Down, fail, failing, ok
+from tests.core.calls import Down, aok, fail, failing, ok
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 RATE = {"failure_threshold": None, "failure_rate_threshold": 0.5, "minimum_calls": 4}
@@ -213,6 +213,126 @@ def test_one_alone_is_open_for_itself_where_a_quorum_is_asked_for(make, clock):
         breaker.call(ok)
     clock.advance(33)
     assert breaker.call(ok) == "ok"
+    assert breaker.state is CLOSED
+
+
+# -- what counts as a failure -------------------------------------------------------------------
+
+
+@pytest.fixture(params=["decorator", "async decorator", "call", "async call"])
+def give(request):
+    """Lets functions of a breaker return what they are given."""
+
+    def give(breaker: CircuitBreaker, *results: Any) -> None:
+        work, async_work = breaker(ok), breaker(aok)
+        for result in results:
+            answer = {
+                "decorator": lambda result=result: work(result),
+                "async decorator": lambda result=result: asyncio.run(async_work(result)),
+                "call": lambda result=result: breaker.call(ok, result),
+                "async call": lambda result=result: asyncio.run(breaker.call(aok, result)),
+            }[request.param]()
+            assert answer is result
+
+    return give
+
+
+def is_bad(result: Any) -> bool:
+    return bool(result == "bad")
+
+
+@pytest.mark.parametrize("rules", [{}, RATE], ids=["failures", "rate"])
+def test_a_result_may_be_a_failure(make, give, rules):
+    breaker = make(**{"failure_threshold": 2, **rules}, result_predicate=is_bad)
+    give(breaker, None, "bad", "good")
+    assert breaker.state is CLOSED
+    give(breaker, "bad")
+    assert breaker.state is OPEN
+
+
+def test_results_are_looked_at_from_the_moment_that_the_options_say_so(make):
+    breaker = make()
+    work = breaker(ok)
+    work("bad")
+    work("bad")
+    assert breaker.state is CLOSED
+    breaker.classifier = make(result_predicate=is_bad).classifier
+    breaker.view.shut()
+    work("good")
+    work("bad")
+    assert breaker.state is OPEN
+
+
+def test_what_a_predicate_says_of_an_exception_decides(make, run):
+    breaker = make(failure_predicate=lambda error: False)
+    run(breaker, True)
+    assert breaker.state is CLOSED
+
+
+def test_a_failing_answer_says_how_long_it_wants_to_be_left_alone(make, run, clock):
+    breaker = make(retry_after=lambda answer: 50, recovery_timeout_max=100)
+    run(breaker, True)
+    assert breaker.backend.overview().circuits["payments"].retry_at == clock() + 50_000_000
+    clock.advance(50)
+    run(breaker, True)
+    assert breaker.backend.overview().circuits["payments"].retry_at == clock() + 50_000_000
+
+
+def test_a_failing_result_is_asked_too(make, clock):
+    breaker = make(
+        result_predicate=is_bad, retry_after=len, recovery_timeout=1, recovery_timeout_max=9
+    )
+    breaker.call(ok, "bad")
+    assert breaker.backend.overview().circuits["payments"].retry_at == clock() + 3_000_000
+
+
+def test_a_trial_of_a_process_alone_is_asked_too(make, clock):
+    breaker = make(retry_after=lambda answer: 50, recovery_timeout_max=100)
+    breaker.trip()
+    breaker.view.go_local(clock())
+    clock.advance(30)
+    failing(breaker)
+    assert breaker.view.circuit.retry_at == clock() + 50_000_000
+
+
+def test_a_failure_that_was_handled_may_be_told_of(make):
+    breaker = make(failure_threshold=2)
+    breaker.record_failure()
+    breaker.record_failure(Down("late"))
+    assert breaker.state is OPEN
+    assert breaker.backend.events()[0][1].last_error == "Down"
+
+
+def test_a_success_that_was_told_of_counts_in_a_rate(make):
+    breaker = make(**RATE)
+    for _ in range(3):
+        breaker.record_success()
+    breaker.record_failure()
+    assert breaker.state is CLOSED
+    breaker.record_failure()
+    breaker.record_failure()
+    assert breaker.state is OPEN
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_what_is_told_of_a_half_open_circuit_is_a_trial(half_open, success):
+    breaker = half_open()
+    (breaker.record_success if success else breaker.record_failure)()
+    assert breaker.state is (CLOSED if success else OPEN)
+
+
+def test_what_is_told_of_an_open_circuit_changes_nothing(make):
+    breaker = make()
+    breaker.trip()
+    before = breaker.view.circuit
+    breaker.record_success()
+    breaker.record_failure()
+    assert breaker.view.circuit == before
+
+
+def test_inside_of_a_trial_its_own_end_decides(half_open):
+    breaker = half_open()
+    breaker.call(breaker.record_failure)
     assert breaker.state is CLOSED
 
 
