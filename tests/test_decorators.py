@@ -219,12 +219,33 @@ def test_class_is_refused_with_what_to_write():
         circuit_protected("payments")(Down)
 
 
-def test_generator_function_is_refused():
-    def produce():
+def test_generator_function():
+    @circuit_protected("payments", failure_threshold=1)
+    def produce(well):
         yield 1
+        yield well or broken()
 
-    with pytest.raises(TypeError, match="generator function"):
-        circuit_protected("payments")(produce)
+    assert inspect.isgeneratorfunction(produce)
+    assert list(produce(True)) == [1, True]
+    items = produce(False)
+    assert next(items) == 1
+    fail(next, items)
+    with pytest.raises(CircuitOpenError):
+        list(produce(True))
+
+
+async def test_async_generator_function():
+    @circuit_protected("payments", failure_threshold=1)
+    async def produce(well):
+        yield 1
+        yield well or broken()
+
+    assert inspect.isasyncgenfunction(produce)
+    assert [item async for item in produce(True)] == [1, True]
+    with pytest.raises(Down):
+        [item async for item in produce(False)]
+    with pytest.raises(CircuitOpenError):
+        await anext(produce(True))
 
 
 async def test_method_decorator_on_a_coroutine_method():
@@ -340,3 +361,90 @@ def test_lazy_and_slotted_arguments_are_left_asleep():
         pay(user, Slotted())
     with pytest.raises(CircuitOpenError):
         pay(Slotted(), user)
+
+
+# -- instead of the answer --------------------------------------------------------------------
+
+
+async def test_fallback_for_rejections():
+    @circuit_protected("payments", failure_threshold=1, fallback=lambda amount: ("later", amount))
+    def pay(amount):
+        raise Down
+
+    async def later(amount):
+        return "later", amount
+
+    @circuit_protected("payments", failure_threshold=1, fallback=later)
+    async def apay(amount):
+        raise Down
+
+    fail(pay, 3)
+    for _ in range(2):
+        assert pay(3) == ("later", 3)
+        assert await apay(3) == ("later", 3)
+
+
+async def test_fallback_for_failures():
+    protect = circuit_protected(
+        "payments", failure_threshold=4, fallback=None, fallback_on_failure=True
+    )
+    pay = protect(broken)
+
+    @protect
+    async def apay():
+        broken()
+
+    for _ in range(2):
+        assert pay() is None
+        assert await apay() is None
+    assert state() is CircuitState.OPEN
+
+
+def test_fallback_on_failure_needs_a_fallback():
+    with pytest.raises(TypeError, match="needs a fallback"):
+        circuit_protected("payments", fallback_on_failure=True)
+
+
+def test_async_fallback_of_a_sync_function_is_refused():
+    async def later():
+        pass
+
+    with pytest.raises(TypeError, match="broken is sync"):
+        circuit_protected("payments", fallback=later)(broken)
+
+
+def test_what_is_refused_declares_nothing():
+    with pytest.raises(TypeError, match="needs a fallback"):
+        circuit_protected("refused", fallback_on_failure=True)
+    assert "refused" not in breakers
+
+
+# -- what is judged ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statuses", [5, None, ["500"], [True], [500.0], "500"])
+def test_failure_statuses_are_numbers(statuses):
+    with pytest.raises(TypeError, match="failure_statuses must be HTTP statuses from 100 to 599"):
+        circuit_protected("payments", failure_statuses=statuses)
+
+
+@pytest.mark.parametrize("status", [99, 600, -1])
+def test_failure_statuses_are_those_of_http(status):
+    with pytest.raises(ValueError, match=f"from 100 to 599, such as .*, not {status}$"):
+        circuit_protected("payments", failure_statuses=[status])
+
+
+@pytest.mark.parametrize("stream", [1, None, "yes"])
+def test_stream_is_true_or_false(stream):
+    with pytest.raises(TypeError, match="stream must be True or False, not"):
+        circuit_protected("payments", stream=stream)
+
+
+def test_results_are_judged_by_the_predicate():
+    @circuit_protected("payments", failure_threshold=2, result_predicate=lambda result: not result)
+    def pay(amount):
+        return amount
+
+    for amount in (0, 5, 0):
+        assert pay(amount) == amount
+    assert state() is CircuitState.OPEN

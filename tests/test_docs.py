@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -41,3 +42,22 @@ def test_every_check_is_documented():
     page = (DOCS / "checks.md").read_text(encoding="utf-8")
     for number, text in checks.IDS.items():
         assert f"| `circuitbreaker_django.{number}` | {text} |" in page
+
+
+def examples(name: str) -> list[str]:
+    text = (DOCS / name).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_examples_of_callables_run():
+    [code] = examples("callables.md")
+    exec(code, {})
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_settings_of_policies_are_valid(settings, number):
+    values: dict[str, Any] = {}
+    exec(examples("policies.md")[number], values)
+    settings.CIRCUIT_BREAKERS = values["CIRCUIT_BREAKERS"]
+    assert list(conf.problems("default")) == []
+    assert len(examples("policies.md")) == 3

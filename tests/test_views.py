@@ -564,3 +564,100 @@ async def test_an_async_stream_is_passed_on_as_it_is():
 def test_a_stream_of_status_502_is_a_failure():
     function()(GET, StreamingHttpResponse([], status=502))
     assert state() is CircuitState.OPEN
+
+
+def test_the_statuses_that_are_failures_can_be_said():
+    view = protect(failure_statuses=[429])(lambda request, what: do(what))
+    assert view(GET, HttpResponse(status=500)).status_code == 500
+    assert state() is CircuitState.CLOSED
+    assert view(GET, HttpResponse(status=429)).status_code == 429
+    assert state() is CircuitState.OPEN
+
+
+def test_an_exception_of_such_a_status_counts_too():
+    view = protect(failure_statuses=[418])(lambda request, what: do(what))
+    with pytest.raises(TeapotError):
+        view(GET, TeapotError)
+    assert state() is CircuitState.OPEN
+
+
+def test_our_own_503_is_neutral_whatever_the_statuses():
+    inner = circuit_protected("inner")(lambda request: OK)
+    breakers["inner"].trip()
+    for statuses in ([503], []):
+        view = protect(failure_statuses=statuses)(lambda request, what: do(what))
+        assert view(GET, inner(GET)).status_code == 503
+    assert state() is CircuitState.CLOSED
+
+
+def test_what_the_status_does_not_decide_the_predicate_does():
+    @protect(result_predicate=lambda response: b"error" in response.content)
+    def view(request, body):
+        return HttpResponse(body)
+
+    view(GET, b"fine")
+    assert state() is CircuitState.CLOSED
+    view(GET, b"error")
+    assert state() is CircuitState.OPEN
+
+
+# -- instead of the 503 -----------------------------------------------------------------------
+
+
+async def test_a_fallback_replaces_the_503():
+    @protect(fallback=lambda request, what: HttpResponse("cached"))
+    def view(request, what):
+        return do(what)
+
+    async def cached(request, what):
+        return HttpResponse("cached")
+
+    @protect(fallback=cached)
+    async def aview(request, what):
+        return do(what)
+
+    breakers["shop"].trip()
+    for _ in range(2):
+        assert (await visit(view)).content == b"cached"
+        assert (await visit(aview)).content == b"cached"
+
+
+@pytest.mark.parametrize("what", [Down, HttpResponseServerError("broken")])
+async def test_a_fallback_replaces_a_failure(what):
+    decorate = circuit_protected(
+        "shop",
+        failure_threshold=2,
+        fallback=lambda *args: HttpResponse("cached"),
+        fallback_on_failure=True,
+    )
+
+    @decorate
+    def view(request, what):
+        return do(what)
+
+    @decorate
+    async def aview(request, what):
+        return do(what)
+
+    assert await visit(view) is OK
+    assert await visit(aview) is OK
+    assert (await visit(view, what)).content == b"cached"
+    assert (await visit(aview, what)).content == b"cached"
+    assert state() is CircuitState.OPEN
+
+
+def test_a_fallback_replaces_nothing_that_a_visitor_has_brought_about():
+    view = protect(fallback=OK, fallback_on_failure=True)(lambda request, what: do(what))
+    with pytest.raises(Http404):
+        view(GET, Http404)
+    assert view(GET, HttpResponse(status=404)).status_code == 404
+
+
+@pytest.mark.parametrize("make", [async_as_view, async_handler, async_named_handler])
+async def test_a_fallback_of_an_async_class(monkeypatch, make):
+    with_fallback = circuit_protected("shop", fallback=lambda *args: OK)
+    monkeypatch.setitem(globals(), "protect", lambda: with_fallback)
+    view = make()
+    breakers["shop"].trip()
+    for _ in range(2):
+        assert await visit(view) is OK

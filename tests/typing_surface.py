@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import assert_type
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
 from circuitbreaker_django import (
     CircuitBreaker,
@@ -55,6 +55,42 @@ def checkout(request: HttpRequest, number: int) -> HttpResponse:
     return HttpResponse()
 
 
+@circuit_protected("payments", fallback=0.0, fallback_on_failure=True)
+def fee(tenant: str) -> float:
+    return float(tenant)
+
+
+@circuit_protected("checkout", stream=True, failure_statuses=[429, *range(500, 600)])
+def download(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse()
+
+
+@circuit_protected("payments")
+def pages(start: int) -> Generator[int, str, bytes]:
+    yield start
+    return b""
+
+
+@breakers["payments"]
+async def lines(start: int) -> AsyncIterator[str]:
+    yield str(start)
+
+
+@breakers["payments"].protect
+def items(start: int) -> Iterator[int]:
+    yield start
+
+
+@breakers["payments"].protect(fallback=lambda amount: 0.0, fallback_on_failure=True)
+def charge(amount: int) -> float:
+    return float(amount)
+
+
+@breakers["payments"].protect(fallback=None)
+async def charge_later(amount: int) -> float | None:
+    return float(amount)
+
+
 @breakers["payments"]
 def refund(amount: int) -> bytes:
     return bytes(amount)
@@ -70,10 +106,21 @@ assert_type(pay(5, currency="CHF"), float)
 assert_type(checkout(HttpRequest(), 5), HttpResponse)
 assert_type(refund(5), bytes)
 assert_type(Service().pay(5), float)
+assert_type(fee("a"), float)
+assert_type(download(HttpRequest()), StreamingHttpResponse)
+assert_type(pages(5), Generator[int, str, bytes])
+assert_type(lines(5), AsyncIterator[str])
+assert_type(items(5), Iterator[int])
+assert_type(charge(5), float)
 pay("5")  # type: ignore[arg-type]
 pay(5, "CHF")  # type: ignore[call-arg]
 refund()  # type: ignore[call-arg]
 Service().pay()  # type: ignore[call-arg]
+pages("5")  # type: ignore[arg-type]
+charge("5")  # type: ignore[arg-type]
+circuit_protected("payments", stream="yes")  # type: ignore[arg-type]
+circuit_protected("payments", failure_statuses=500)  # type: ignore[arg-type]
+breakers["payments"].protect(fallback_on_failure="yes")  # type: ignore[call-overload]
 circuit_protected("payments", failure_treshold=3)  # type: ignore[call-arg]
 circuit_protected("payments", failure_threshold="3")  # type: ignore[arg-type]
 circuit_protected()  # type: ignore[call-arg]
@@ -95,6 +142,8 @@ assert_type(breaker.state, CircuitState)
 assert_type(breaker.mode, Mode)
 assert_type(breaker.call(pay, 5), float)
 assert_type(breaker(pay)(5), float)
+assert_type(breaker.call(pages, 5), Generator[int, str, bytes])
+assert_type(breaker.protect(pay)(5), float)
 breaker.call(pay, "5")  # type: ignore[arg-type]
 with breaker as entered:
     assert_type(entered, CircuitBreaker)
@@ -102,6 +151,8 @@ with breaker as entered:
 
 async def block() -> None:
     assert_type(await breaker.call(pay_later, 5), str)
+    assert_type(await charge_later(5), float | None)
+    assert_type([line async for line in breaker.call(lines, 5)], list[str])
     async with breaker as entered:
         assert_type(entered, CircuitBreaker)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.block import BlockExit, arriving
+from circuitbreaker_django.core.call import RULES, Rules
 from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitOpenError
+from circuitbreaker_django.core.fallback import NOTHING, make_fallback
+from circuitbreaker_django.core.kinds import is_plain
 from circuitbreaker_django.core.options import BreakerOptions, make
 from circuitbreaker_django.core.policy import check_duration, micros
-from circuitbreaker_django.core.protect import is_async, is_plain, protect, refuse, run, run_async
+from circuitbreaker_django.core.protect import call_any, protect, run
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.trial import (
     Admission,
@@ -86,26 +89,66 @@ class CircuitBreaker:
     # -- calling ----------------------------------------------------------------------------
 
     def call(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, protected; with an async one, return an awaitable that is.
+        """Call the function, protected.
+
+        With an async function it returns an awaitable, with a generator function a generator,
+        that are protected to their end.
 
         Raises:
             CircuitOpenError: the function was not called.
-            TypeError: a class or a generator function.
+            TypeError: a class, or nothing that can be called.
         """
-        if not is_plain(func):
-            refuse(func)
-            if is_async(func):
-                return run_async(self, func, args, kwargs)  # type: ignore[arg-type, return-value]
-        result: R = run(self, func, args, kwargs)
+        result: R = (
+            run(self, func, args, kwargs) if is_plain(func) else call_any(self, func, args, kwargs)
+        )
         return result
 
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function or a coroutine function; its signature stays.
+        """Decorate a function, sync or async, or a generator function; its signature stays.
 
         Raises:
-            TypeError: a class or a generator function.
+            TypeError: a class, or nothing that can be called.
         """
-        return protect(func, lambda: self)
+        return protect(func, lambda *args, **kwargs: self)
+
+    @overload
+    def protect(self, func: Callable[P, R], /) -> Callable[P, R]: ...
+
+    @overload
+    def protect(
+        self, func: None = None, /, *, fallback: Any = ..., fallback_on_failure: bool = False
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    def protect(
+        self,
+        func: Callable[P, R] | None = None,
+        /,
+        *,
+        fallback: Any = NOTHING,
+        fallback_on_failure: bool = False,
+    ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorate a function, with something to give instead of its answer.
+
+        Args:
+            func: where it is used as ``@breaker.protect``.
+            fallback: answers for calls that were rejected: a callable, which gets the call's
+                arguments, or the answer itself. Of an async function it may be async. Of a
+                generator function it is iterated over. What it raises reaches the caller.
+            fallback_on_failure: whether it answers also for calls that have failed; of a
+                generator only while it has given no item. Exceptions that are ignored, such as
+                another breaker's rejection, reach the caller.
+
+        Raises:
+            TypeError: what cannot be decorated, an async fallback of a sync function, or
+                ``fallback_on_failure`` without a fallback.
+        """
+        fallback = make_fallback(fallback, fallback_on_failure)
+        rules = RULES if fallback is None else Rules(fallback)
+
+        def decorate(func: Callable[P, R]) -> Callable[P, R]:
+            return protect(func, lambda *args, **kwargs: self, rules)
+
+        return decorate if func is None else decorate(func)
 
     def __enter__(self) -> Self:
         gate = self.view.gate

@@ -2,128 +2,76 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import inspect
-import logging
-import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from types import CoroutineType, FunctionType, MethodType
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
+from circuitbreaker_django.core.call import RULES, Call, Rules, reject, reject_async
 from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.gate import Gate
+from circuitbreaker_django.core.iterate import protect_async_generator, protect_generator
+from circuitbreaker_django.core.kinds import Kind, is_awaitable, kind_of, refuse
 from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.tally import Tally
-from circuitbreaker_django.core.trial import Admission, Trial, go_inside, step_out
+from circuitbreaker_django.core.trial import Trial, go_inside
 
 if TYPE_CHECKING:
     from circuitbreaker_django.core.breaker import CircuitBreaker
 
-logger = logging.getLogger("circuitbreaker_django")
-
-Resolve = Callable[[], "CircuitBreaker"]
-
-#: Before 3.12 asgiref marks functions for asyncio's test, since then for that of inspect.
-iscoroutinefunction = (inspect if sys.version_info >= (3, 12) else asyncio).iscoroutinefunction
-
-_NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+#: Finds the breaker; gets the arguments of the call.
+Resolve = Callable[..., "CircuitBreaker"]
 
 
-class Rules:
-    """What the end of a call means. Whoever wraps more than plain functions refines it."""
-
-    #: Classes of results that are looked at each time; all other results are successes.
-    judged: tuple[type, ...] = ()
-
-    def error(
-        self, breaker: CircuitBreaker, error: BaseException, args: tuple[Any, ...]
-    ) -> Outcome:
-        """The outcome of a call that raised."""
-        return breaker.classifier.classify(error)
-
-    def result(self, result: Any, args: tuple[Any, ...]) -> Outcome:
-        """The outcome of a call that returned an instance of one of the ``judged`` classes."""
-        return Outcome.SUCCESS
-
-    def rejected(
-        self, error: CircuitOpenError, func: Callable[..., Any], args: tuple[Any, ...]
-    ) -> Any:
-        """What the caller gets instead of the call: raises, or returns an answer."""
-        raise error
+#: Lets nobody pass: a call that comes to it has to find the breaker.
+_UNBOUND = Gate(cast("CircuitBreaker", None))
 
 
-RULES = Rules()
-
-
-class _Unbound:
-    """Stands for the view until the first call has found the breaker."""
-
-    gate = Gate(cast("CircuitBreaker", None))
-
-
-_UNBOUND = _Unbound()
-
-
-def protect(func: Callable[..., Any], resolve: Resolve, rules: Rules = RULES) -> Callable[..., Any]:
+def protect(
+    func: Callable[..., Any], resolve: Resolve, rules: Rules = RULES, *, each: bool = False
+) -> Callable[..., Any]:
     """The function, protected by the breaker that ``resolve`` gives at the time of the call.
 
+    Args:
+        func: of any kind: sync or async, a generator function or an async one.
+        resolve: gets the arguments of the call.
+        rules: what the end of a call means.
+        each: whether each call may have another breaker.
+
     Raises:
-        TypeError: a class, a generator function, or nothing that can be called.
+        TypeError: a class, a descriptor, nothing that can be called, or a fallback of ``rules``
+            that cannot answer for this function.
     """
     refuse(func)
-    wrap = _protect_async if is_async(func) else _protect_sync
+    kind = kind_of(func)
+    if rules.fallback is not None:
+        rules.fallback.check(func, kind)
+    wrap = (_PROTECT_EACH if each else _PROTECT)[kind]
     return functools.wraps(func)(wrap(func, resolve, rules))
 
 
-def is_async(func: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine, as far as can be told before the call."""
-    return bool(iscoroutinefunction(func) or iscoroutinefunction(getattr(func, "__call__", None)))  # noqa: B004
+def call_any(
+    breaker: CircuitBreaker,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call a function of any kind.
 
-
-def is_plain(func: object) -> bool:
-    """Whether it is surely a sync function or method (a tenth of the cost of finding out more)."""
-    if type(func) is MethodType:
-        func = func.__func__
-    return (
-        type(func) is FunctionType
-        and not func.__code__.co_flags & _NOT_PLAIN
-        and not func.__dict__  # where functions are marked as async
-    )
-
-
-def refuse(func: object) -> None:
-    """Refuse what would be left unprotected without anybody noticing."""
-    if isinstance(func, type):
-        raise TypeError(
-            f"{func.__name__} is a class: decorate its methods, or a view class with "
-            '@method_decorator(..., name="dispatch")'
-        )
-    kind = type(func).__name__
-    if isinstance(func, staticmethod) or (not callable(func) and hasattr(func, "__get__")):
-        raise TypeError(f"a {kind} is no function yet: put the breaker's decorator below @{kind}")
-    if not callable(func):
-        raise TypeError(f"{func!r} cannot be called, so it cannot be protected")
-    called: Any = func
-    while isinstance(called, functools.partial):
-        called = called.func
-    for candidate in (called, getattr(called, "__call__", None)):  # noqa: B004
-        if inspect.isgeneratorfunction(candidate) or inspect.isasyncgenfunction(candidate):
-            name = getattr(called, "__qualname__", None) or repr(called)
-            raise TypeError(
-                f"{name} is a generator function: its body runs after the call, where the breaker "
-                "would not see it fail; protect the calls inside of it, or use `with breaker:`"
-            )
+    Raises:
+        TypeError: a class, a descriptor, or nothing that can be called.
+    """
+    refuse(func)
+    return _PROTECT_EACH[kind_of(func)](func, lambda *_, **__: breaker, RULES)(*args, **kwargs)
 
 
 def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> Callable[..., Any]:
-    view: Any = _UNBOUND
-    harmless: type = type(None)
-    watched: tuple[type, ...] = ()
+    bound = _UNBOUND
+    harmless = harmless_too = type(None)
+    judged = rules.judged
 
     def protected(*args: Any, **kwargs: Any) -> Any:
-        nonlocal view, harmless, watched
-        gate = view.gate
+        nonlocal bound, harmless, harmless_too
+        gate = bound
         word = gate.word
         if word is not None and word[()] != gate.admit:
             tally = gate.tally
@@ -134,40 +82,42 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
                 try:
                     result = func(*args, **kwargs) if kwargs else func(*args)
                 except Exception as error:
-                    _failed(gate.breaker, gate.epoch, error, args, rules, started)
+                    call = Call(gate.breaker, gate.epoch, args, kwargs, rules, started)
+                    if call.failed(error):
+                        return call.instead.give(args, kwargs)
                     raise
                 ended = seconds()
                 if ended < tally.due and ended - started < tally.limit and type(result) is harmless:
                     tally.calls += 1.0
                     return result
-                if not issubclass(type(result), watched):
+                if not is_awaitable(type(result)) and not issubclass(type(result), judged):
                     harmless = type(result)
-                return _finish(gate.breaker, gate.epoch, result, args, rules, started)
+                return Call(gate.breaker, gate.epoch, args, kwargs, rules, started).finish(result)
             rejection = gate.rejection()
             if rejection is not None:
                 if rules is RULES:  # raised here, for each frame on its way costs 100 ns
                     raise rejection
-                return rules.rejected(rejection, func, args)
-            breaker = resolve()
-            # What is looked at is known only now, for options may come from settings.
-            judges = breaker.classifier.judges_results
-            watched = (object,) if judges else (CoroutineType, *rules.judged)
-            harmless = _Unbound if judges else type(None)
-            view = breaker.view
-            return run(breaker, func, args, kwargs, rules)
+                return reject(rejection, args, kwargs, rules)
+            breaker = resolve(*args, **kwargs)
+            try:
+                return run(breaker, func, args, kwargs, rules)
+            finally:
+                bound = _gate_of(breaker)
         gate.calls += 1.0
         try:
             # Without keywords to merge the call is cheaper by 0.2 to 0.35 of an empty wrapper.
             result = func(*args, **kwargs) if kwargs else func(*args)
         except Exception as error:
-            _failed(gate.breaker, gate.epoch, error, args, rules)
+            call = Call(gate.breaker, gate.epoch, args, kwargs, rules)
+            if call.failed(error):
+                return call.instead.give(args, kwargs)
             raise
-        # One comparison with the type that was last found harmless, instead of two tests.
-        if type(result) is not harmless:
-            # By type: isinstance would ask a lazy object for its __class__, and so wake it up.
-            if issubclass(type(result), watched):
-                return _finish(gate.breaker, gate.epoch, result, args, rules)
-            harmless = type(result)
+        # Comparisons with the two types that were last found harmless, instead of tests of two
+        # empty wrappers' cost. No set of types: a metaclass may have made them unhashable.
+        if type(result) is not harmless and type(result) is not harmless_too:
+            if is_awaitable(type(result)) or issubclass(type(result), judged):
+                return Call(gate.breaker, gate.epoch, args, kwargs, rules).finish(result)
+            harmless, harmless_too = type(result), harmless
         return result
 
     return protected
@@ -177,28 +127,32 @@ def _protect_async(
     func: Callable[..., Coroutine[Any, Any, Any]], resolve: Resolve, rules: Rules
 ) -> Callable[..., Any]:
     # The lines of _protect_sync again: a call for them would cost as much as an empty wrapper.
-    view: Any = _UNBOUND
-    judged: tuple[type, ...] = ()
+    bound = _UNBOUND
+    judged = rules.judged
 
     async def protected(*args: Any, **kwargs: Any) -> Any:
-        nonlocal view, judged
-        gate = view.gate
+        nonlocal bound
+        gate = bound
         word = gate.word
         if word is not None and word[()] != gate.admit:
-            if gate.tally is None or word[()] != gate.tally_admit:
-                breaker = resolve()
-                judged = (object,) if breaker.classifier.judges_results else rules.judged
-                view = breaker.view
+            tally = gate.tally
+            if tally is not None and word[()] == gate.tally_admit:
+                return await _run_async_counted(gate, tally, func, args, kwargs, rules)
+            breaker = resolve(*args, **kwargs)
+            try:
                 return await run_async(breaker, func, args, kwargs, rules)
-            return await _run_async_counted(gate, gate.tally, func, args, kwargs, rules, judged)
+            finally:
+                bound = _gate_of(breaker)
         gate.calls += 1.0
         try:
             result = await func(*args, **kwargs)
         except Exception as error:
-            _failed(gate.breaker, gate.epoch, error, args, rules)
+            call = Call(gate.breaker, gate.epoch, args, kwargs, rules)
+            if call.failed(error):
+                return await call.instead.give_async(args, kwargs)
             raise
         if judged and issubclass(type(result), judged):
-            gate.breaker.leave(gate.epoch, _judge(gate.breaker, result, args, rules), result)
+            return await Call(gate.breaker, gate.epoch, args, kwargs, rules).finish_async(result)
         return result
 
     return protected
@@ -211,22 +165,60 @@ async def _run_async_counted(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     rules: Rules,
-    judged: tuple[type, ...],
 ) -> Any:
     """The short path of an async call where successes matter too."""
-    gate.calls += 1.0
     started = tally.seconds()
     try:
         result = await func(*args, **kwargs)
     except Exception as error:
-        _failed(gate.breaker, gate.epoch, error, args, rules, started)
+        call = Call(gate.breaker, gate.epoch, args, kwargs, rules, started)
+        if call.failed(error):
+            return await call.instead.give_async(args, kwargs)
         raise
     ended = tally.seconds()
-    if ended < tally.due and ended - started < tally.limit and not judged:
+    if ended < tally.due and ended - started < tally.limit and not rules.judged:
         tally.calls += 1.0
-    else:
-        gate.breaker.leave(gate.epoch, _judge(gate.breaker, result, args, rules), result, started)
-    return result
+        return result
+    return await Call(gate.breaker, gate.epoch, args, kwargs, rules, started).finish_async(result)
+
+
+def _gate_of(breaker: CircuitBreaker) -> Gate:
+    """The gate that the next call may pass by; none where each result is to be judged."""
+    gate = breaker.view.gate
+    # Asked after the gate was taken: who changes it shuts that gate afterwards.
+    return _UNBOUND if breaker.classifier.judges_results else gate
+
+
+def _protect_each_sync(
+    func: Callable[..., Any], resolve: Resolve, rules: Rules
+) -> Callable[..., Any]:
+    def protected(*args: Any, **kwargs: Any) -> Any:
+        return run(resolve(*args, **kwargs), func, args, kwargs, rules)
+
+    return protected
+
+
+def _protect_each_async(
+    func: Callable[..., Coroutine[Any, Any, Any]], resolve: Resolve, rules: Rules
+) -> Callable[..., Any]:
+    async def protected(*args: Any, **kwargs: Any) -> Any:
+        return await run_async(resolve(*args, **kwargs), func, args, kwargs, rules)
+
+    return protected
+
+
+_Wrap = Callable[[Callable[..., Any], Resolve, Rules], Callable[..., Any]]
+_PROTECT: dict[Kind, _Wrap] = {
+    Kind.SYNC: _protect_sync,
+    Kind.ASYNC: _protect_async,
+    Kind.GENERATOR: protect_generator,
+    Kind.ASYNC_GENERATOR: protect_async_generator,
+}
+_PROTECT_EACH: dict[Kind, _Wrap] = {
+    **_PROTECT,
+    Kind.SYNC: _protect_each_sync,
+    Kind.ASYNC: _protect_each_async,
+}
 
 
 def run(
@@ -241,16 +233,23 @@ def run(
         return func(*args, **kwargs)
     admission = breaker.enter()
     if isinstance(admission, CircuitOpenError):
-        return rules.rejected(admission, func, args)
+        return reject(admission, args, kwargs, rules)
     if isinstance(admission, Trial):
         go_inside(admission)
     started = breaker.backend.seconds()
     try:
         result = func(*args, **kwargs)
     except BaseException as error:
-        _failed(breaker, admission, error, args, rules, started)
+        call = Call(breaker, admission, args, kwargs, rules, started)
+        if call.failed(error):
+            return call.instead.give(args, kwargs)
         raise
-    return _finish(breaker, admission, result, args, rules, started)
+    # What Call.finish() would find out, without making one.
+    kind = type(result)
+    if is_awaitable(kind) or issubclass(kind, rules.judged) or breaker.classifier.judges_results:
+        return Call(breaker, admission, args, kwargs, rules, started).finish(result)
+    breaker.leave(admission, Outcome.SUCCESS, None, started)
+    return result
 
 
 async def run_async(
@@ -265,71 +264,6 @@ async def run_async(
         return await func(*args, **kwargs)
     admission = breaker.enter()
     if isinstance(admission, CircuitOpenError):
-        return rules.rejected(admission, func, args)
-    started = breaker.backend.seconds()
-    start = functools.partial(func, *args, **kwargs)
-    return await _follow(breaker, admission, start, args, rules, started)
-
-
-def _finish(
-    breaker: CircuitBreaker,
-    admission: Admission,
-    result: Any,
-    args: tuple[Any, ...],
-    rules: Rules,
-    started: float | None = None,
-) -> Any:
-    if type(result) is CoroutineType:  # a sync function such as View.dispatch of an async view
-        if isinstance(admission, Trial):
-            step_out(admission)
-        return _follow(breaker, admission, lambda: result, args, rules, started)
-    breaker.leave(admission, _judge(breaker, result, args, rules), result, started)
-    return result
-
-
-async def _follow(
-    breaker: CircuitBreaker,
-    admission: Admission,
-    start: Callable[[], Awaitable[Any]],
-    args: tuple[Any, ...],
-    rules: Rules,
-    started: float | None,
-) -> Any:
-    if isinstance(admission, Trial):
-        go_inside(admission)
-    try:
-        result = await start()
-    except BaseException as error:
-        _failed(breaker, admission, error, args, rules, started)
-        raise
-    breaker.leave(admission, _judge(breaker, result, args, rules), result, started)
-    return result
-
-
-def _failed(
-    breaker: CircuitBreaker,
-    admission: Admission,
-    error: BaseException,
-    args: tuple[Any, ...],
-    rules: Rules,
-    started: float | None = None,
-) -> None:
-    try:
-        outcome = rules.error(breaker, error, args)
-    except Exception:  # of whoever refined the rules; the caller is to see his own
-        logger.exception("an exception of circuit %r could not be judged", breaker.name)
-        outcome = Outcome.IGNORED
-    breaker.leave(admission, outcome, error, started)
-
-
-def _judge(breaker: CircuitBreaker, result: Any, args: tuple[Any, ...], rules: Rules) -> Outcome:
-    outcome = Outcome.SUCCESS
-    if issubclass(type(result), rules.judged):
-        try:
-            outcome = rules.result(result, args)
-        except Exception:
-            logger.exception("a result of type %s could not be judged", type(result).__name__)
-            return Outcome.IGNORED
-    if outcome is Outcome.SUCCESS and breaker.classifier.judges_results:
-        return breaker.classifier.judge(result)
-    return outcome
+        return await reject_async(admission, args, kwargs, rules)
+    call = Call(breaker, admission, args, kwargs, rules, breaker.backend.seconds())
+    return await call.follow(functools.partial(func, *args, **kwargs))

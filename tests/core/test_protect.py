@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
-from circuitbreaker_django.core.protect import Rules, is_async, protect
+from circuitbreaker_django.core.call import Rules
+from circuitbreaker_django.core.protect import protect
 from circuitbreaker_django.core.states import Outcome
 from tests.core.calls import Down, afail, aok, fail, failing, ok
 
@@ -34,28 +36,7 @@ class AsyncAdder:
         return a + 1
 
 
-class Generates:
-    def __call__(self) -> Iterator[int]:
-        yield 1
-
-
-class AsyncGenerates:
-    async def __call__(self) -> AsyncIterator[int]:
-        yield 1
-
-
-def generates() -> Iterator[int]:
-    yield 1
-
-
-async def async_generates() -> AsyncIterator[int]:
-    yield 1
-
-
 class Methods:
-    def generates(self) -> Iterator[int]:
-        yield 1
-
     def plain(self, value: int) -> int:
         return value
 
@@ -67,26 +48,6 @@ class Methods:
 
 
 # -- what is refused --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("func", "name"),
-    [
-        (generates, "generates"),
-        (async_generates, "async_generates"),
-        (Methods().generates, "Methods.generates"),
-        (Generates(), "<tests.core.test_protect.Generates object at .*>"),
-        (AsyncGenerates(), "<tests.core.test_protect.AsyncGenerates object at .*>"),
-        (functools.partial(generates), "generates"),
-        (functools.partial(functools.partial(async_generates)), "async_generates"),
-        (functools.partial(Generates()), "<tests.core.test_protect.Generates object at .*>"),
-    ],
-)
-@pytest.mark.parametrize("how", ["decorator", "call"])
-def test_generator_functions_are_refused_by_name(make, func, name, how):
-    breaker = make()
-    with pytest.raises(TypeError, match=f"^{name} is a generator function: its body runs after"):
-        breaker(func) if how == "decorator" else breaker.call(func)
 
 
 @pytest.mark.parametrize("how", ["decorator", "call"])
@@ -182,8 +143,6 @@ async def test_callable_objects_and_partials_are_protected(make):
         assert await breaker(functools.partial(AsyncAdder(), 1))() == 2
         assert await breaker(functools.partial(aok, 1))() == 1
     assert breaker(Adder()).tag == "adder"
-    assert is_async(AsyncAdder())
-    assert not is_async(Adder())
     with pytest.raises(Down):
         breaker(functools.partial(fail, Down))()
     assert breaker.state is OPEN
@@ -305,6 +264,182 @@ async def test_a_trial_s_coroutine_that_nobody_awaits_costs_its_lease_only(half_
     assert breaker.call(ok) == "ok"
 
 
+class Answer:
+    """Something of somebody's that can be awaited."""
+
+    def __init__(self, error: type[BaseException] | None = None) -> None:
+        self.error = error
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if self.error:
+            yield from afail(self.error).__await__()
+        return (yield from aok().__await__())
+
+
+class Request(Answer):
+    """As the requests of some clients: to be awaited, or to be entered."""
+
+    async def __aenter__(self) -> str:
+        return "entered"
+
+    async def __aexit__(self, *exc_info: Any) -> None: ...
+
+
+class Query(Answer):
+    async def __aiter__(self) -> AsyncIterator[int]:
+        yield 1
+
+
+async def test_an_awaitable_that_a_sync_function_returns_is_followed(make):
+    breaker = make(failure_threshold=2)
+    protected = breaker(answer)
+    for _ in range(2):
+        assert await protected() == "ok"
+        assert await breaker.call(answer) == "ok"
+    for call in (protected, answering(breaker)):
+        awaitable = call(Down)
+        assert breaker.state is CLOSED
+        with pytest.raises(Down):
+            await awaitable
+    assert breaker.state is OPEN
+
+
+def answer(error: type[BaseException] | None = None) -> Answer:
+    return Answer(error)
+
+
+def answering(breaker: CircuitBreaker) -> Callable[..., Any]:
+    return functools.partial(breaker.call, answer)
+
+
+@pytest.mark.parametrize("kind", [Request, Query])
+async def test_what_can_also_be_entered_or_iterated_over_is_handed_on(make, half_open, kind):
+    result = kind()
+    for breaker in (make("one"), half_open("two")):
+        protected = breaker(lambda: result)
+        for _ in range(2):
+            assert protected() is result
+        assert breaker.state is CLOSED
+
+
+def future(
+    error: BaseException | type[BaseException] | None = None,
+) -> asyncio.Future[str]:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    if isinstance(error, asyncio.CancelledError):
+        future.cancel()
+    elif error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result("ok")
+    return future
+
+
+def task(error: BaseException | None = None) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(aok() if error is None else afail(error))
+
+
+@pytest.mark.parametrize("start", [future, task])
+async def test_a_future_is_handed_on_as_it_is_and_its_end_counts(half_open, start):
+    breaker = half_open()
+    results: list[Any] = []
+
+    @breaker
+    def protected(error: BaseException | None = None) -> Any:
+        results.append(start(error))
+        return results[-1]
+
+    assert protected() is results[-1]
+    assert breaker.state is HALF_OPEN
+    with pytest.raises(CircuitOpenError):
+        breaker.call(ok)
+    assert await results[-1] == "ok"
+    await asyncio.sleep(0)
+    assert breaker.state is CLOSED
+    for error in (asyncio.CancelledError(), Down()):
+        assert breaker.state is CLOSED
+        assert protected(error) is results[-1]
+        with pytest.raises(type(error)):
+            await results[-1]
+        await asyncio.sleep(0)
+    assert breaker.state is OPEN
+
+
+async def test_a_cancelled_future_gives_the_permit_back(half_open):
+    breaker = half_open()
+    waiting = asyncio.get_running_loop().create_future()
+    breaker.call(lambda: waiting)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert breaker.state is HALF_OPEN
+    assert breaker.call(ok) == "ok"
+
+
+async def test_calls_within_the_task_of_a_trial_ride_on_it(half_open):
+    breaker = half_open()
+
+    async def nesting() -> Any:
+        return breaker.call(ok)
+
+    assert await breaker.call(lambda: asyncio.ensure_future(nesting())) == "ok"
+
+
+async def test_asyncio_still_reports_the_error_of_a_future_that_nobody_awaits(make):
+    reports: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, report: reports.append(report))
+    breaker = make()
+    breaker.call(future, Down("nobody knows"))
+    await asyncio.sleep(0)
+    assert breaker.state is OPEN
+    gc.collect()
+    (report,) = reports
+    assert str(report["exception"]) == "nobody knows"
+
+
+# -- results that are failures ----------------------------------------------------------------
+
+
+@pytest.fixture
+def judging(make):
+    """Makes a breaker for which ``"bad"`` is a failure."""
+    return functools.partial(make, result_predicate=lambda result: result == "bad")
+
+
+async def test_results_are_judged_wherever_they_come_from(judging):
+    for func in (ok, aok, lambda value: aok(value), lambda value: finished(value)):
+        breaker = judging(f"{func}"[:200], failure_threshold=4)
+        protected = breaker(func)
+        for value in ("bad", "good", "bad", "good", "bad"):
+            assert await end_of(protected(value)) == value
+        assert breaker.state is CLOSED
+        assert await end_of(breaker.call(func, "bad")) == "bad"
+        await asyncio.sleep(0)
+        assert breaker.state is OPEN
+
+
+def finished(value: Any) -> asyncio.Future[Any]:
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
+
+
+async def test_a_function_learns_that_results_are_judged_from_now_on(make, judging):
+    breaker, other = make(), judging("other")
+    protected, aprotected = breaker(ok), breaker(aok)
+    for _ in range(3):
+        protected("bad")
+        await aprotected("bad")
+    breaker.classifier = other.classifier
+    breaker.view.shut()
+    breaker.call(ok)  # somebody else opens the gate
+    await aprotected("bad")
+    assert breaker.state is OPEN
+    breaker.reset()
+    protected("bad")
+    assert breaker.state is OPEN
+
+
 class Lazy:
     """As Django's lazy objects: asking for the class does the work."""
 
@@ -323,9 +458,9 @@ async def test_lazy_results_are_not_woken_up(make):
     async def give() -> Lazy:
         return lazy
 
-    assert protect(lambda: 5, lambda: breaker, Judging())() == 5
-    sync = protect(lambda: lazy, lambda: breaker, Judging())
-    asynchronous = protect(give, lambda: breaker, Judging())
+    assert protect(lambda: 5, always(breaker), Judging())() == 5
+    sync = protect(lambda: lazy, always(breaker), Judging())
+    asynchronous = protect(give, always(breaker), Judging())
     for _ in range(3):
         assert sync() is lazy
         assert await asynchronous() is lazy
@@ -335,8 +470,8 @@ async def test_lazy_results_are_not_woken_up(make):
 # -- rules ------------------------------------------------------------------------------------
 
 
-def always(breaker: CircuitBreaker) -> Callable[[], CircuitBreaker]:
-    return lambda: breaker
+def always(breaker: CircuitBreaker) -> Callable[..., CircuitBreaker]:
+    return lambda *args, **kwargs: breaker
 
 
 class Answers(Rules):
@@ -344,11 +479,11 @@ class Answers(Rules):
 
     judged = (int,)
 
-    def result(self, result: Any, args: tuple[Any, ...]) -> Outcome:
+    def result(self, breaker: Any, result: Any, args: tuple[Any, ...]) -> Outcome:
         return Outcome.FAILURE if result >= 500 else Outcome.SUCCESS
 
-    def rejected(self, error: CircuitOpenError, func: Any, args: tuple[Any, ...]) -> Any:
-        return (503, func, args)
+    def rejected(self, error: CircuitOpenError, args: tuple[Any, ...]) -> Any:
+        return (503, args)
 
 
 async def test_rules_judge_results_and_answer_for_rejected_calls(make):
@@ -364,7 +499,7 @@ async def test_rules_judge_results_and_answer_for_rejected_calls(make):
         assert await end_of(protected(502)) == 502
         assert breaker.state is OPEN
         for _ in range(2):
-            assert await end_of(protected(200)) == (503, func, (200,))
+            assert await end_of(protected(200)) == (503, (200,))
 
 
 async def end_of(result: Any) -> Any:
@@ -374,7 +509,7 @@ async def end_of(result: Any) -> Any:
 def test_a_function_is_judged_anew_whatever_it_returned_before(make):
     breaker = make(failure_threshold=3)
     results = iter(["text", 500, "text", 500, 500])
-    protected = protect(lambda: next(results), lambda: breaker, Answers())
+    protected = protect(lambda: next(results), always(breaker), Answers())
     for _ in range(4):
         protected()
     assert breaker.state is CLOSED
@@ -388,7 +523,7 @@ class Broken(Rules):
     def error(self, breaker: Any, error: BaseException, args: tuple[Any, ...]) -> Outcome:
         raise RuntimeError
 
-    def result(self, result: Any, args: tuple[Any, ...]) -> Outcome:
+    def result(self, breaker: Any, result: Any, args: tuple[Any, ...]) -> Outcome:
         raise RuntimeError
 
 
@@ -433,6 +568,45 @@ def test_the_breaker_is_looked_up_at_the_first_call_and_again_when_its_gate_is_s
     with pytest.raises(CircuitOpenError) as caught:
         protected()
     assert caught.value.name == "second"
+
+
+async def test_the_breaker_of_each_call_is_found_by_its_arguments(make):
+    breakers: dict[str, CircuitBreaker] = {name: make(name) for name in ("one", "two")}
+
+    def find(name: str, *args: Any) -> CircuitBreaker:
+        return breakers[name]
+
+    def func(name: str, error: type[BaseException] | None = None) -> str:
+        if error:
+            raise error
+        return name
+
+    async def afunc(name: str, error: type[BaseException] | None = None) -> str:
+        return func(name, error)
+
+    def generates(name: str, error: type[BaseException] | None = None) -> Iterator[str]:
+        yield func(name, error)
+
+    async def agenerates(name: str, error: type[BaseException] | None = None) -> AsyncIterator[str]:
+        yield func(name, error)
+
+    for kind in (func, afunc, generates, agenerates):
+        protected = protect(kind, find, each=True)
+        for _ in range(2):
+            assert await item_of(protected("one")) == "one"
+        with pytest.raises(Down):
+            await item_of(protected("one", Down))
+        for _ in range(2):
+            with pytest.raises(CircuitOpenError):
+                await item_of(protected("one"))
+            assert await item_of(protected("two")) == "two"
+        breakers["one"].reset()
+
+
+async def item_of(result: Any) -> Any:
+    if inspect.isgenerator(result):
+        return next(result)
+    return await (anext(result) if inspect.isasyncgen(result) else end_of(result))
 
 
 def test_an_unknown_breaker_is_the_caller_s_error():

@@ -11,7 +11,7 @@ import pytest
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState, Mode
 from circuitbreaker_django.core.states import Outcome
 from tests.clock import Clock
-from tests.core.calls import Down, aok, fail, failing, ok
+from tests.core.calls import Down, afail, aok, fail, failing, ok
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 RATE = {"failure_threshold": None, "failure_rate_threshold": 0.5, "minimum_calls": 4}
@@ -213,6 +213,48 @@ def test_one_alone_is_open_for_itself_where_a_quorum_is_asked_for(make, clock):
         breaker.call(ok)
     clock.advance(33)
     assert breaker.call(ok) == "ok"
+    assert breaker.state is CLOSED
+
+
+def test_a_fallback_answers_for_failures_where_rates_count(make):
+    async def answer(failed):
+        return await (afail() if failed else aok())
+
+    breaker = make(**RATE)
+    instead = breaker.protect(fallback="instead", fallback_on_failure=True)
+    work, async_work = instead(lambda failed: fail() if failed else ok()), instead(answer)
+    assert [work(False), work(False), work(True)] == ["ok", "ok", "instead"]
+    assert [asyncio.run(async_work(failed)) for failed in (False, False)] == ["ok", "ok"]
+    assert asyncio.run(async_work(True)) == "instead"
+    assert breaker.state is CLOSED
+    assert [work(True), work(True)] == ["instead", "instead"]
+    assert breaker.state is OPEN
+
+
+def test_a_coroutine_of_a_sync_function_is_followed_where_rates_count(make):
+    breaker = make(**RATE)
+    work = breaker(lambda failed: afail() if failed else aok())
+    for failed in (False, False, True):
+        try:
+            asyncio.run(work(failed))
+        except Down:
+            pass
+    assert breaker.state is CLOSED
+    with pytest.raises(Down):
+        asyncio.run(work(True))
+    assert breaker.state is OPEN
+
+
+def test_an_iteration_is_never_slow_since_its_pace_is_that_of_who_iterates(make, clock):
+    breaker = make(**SLOW)
+
+    @breaker
+    def pages():
+        clock.advance(9)
+        yield 1
+
+    for _ in range(3):
+        assert list(pages()) == [1]
     assert breaker.state is CLOSED
 
 
