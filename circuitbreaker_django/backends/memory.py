@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from circuitbreaker_django.backends.base import Clock, monotonic
 from circuitbreaker_django.backends.store import Overview
 from circuitbreaker_django.backends.transactional import Transaction, TransactionalBackend
-from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.circuit import Circuit, Event
 
 #: Events kept.
 HISTORY = 200
@@ -24,6 +24,9 @@ class MemoryBackend(TransactionalBackend):
     def __init__(self, *, clock: Clock = monotonic) -> None:
         super().__init__(clock=clock)
         self._history: list[tuple[str, Event]] = []
+
+    def _keep_row(self, name: str, circuit: Circuit) -> None:
+        """The rows are the store itself: what another thread has written since is newer."""
 
     @contextmanager
     def _transaction(self, patience: float) -> Iterator[Transaction]:

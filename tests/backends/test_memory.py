@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 
-from circuitbreaker_django import CircuitState
+from circuitbreaker_django import CircuitBreaker, CircuitState
 from circuitbreaker_django.backends.memory import HISTORY, MemoryBackend
+from circuitbreaker_django.backends.store import Changes
 from tests.core.calls import failing
 
 
@@ -37,3 +40,33 @@ def test_it_is_not_shared_and_says_so():
     backend = MemoryBackend()
     assert not backend.shared
     assert "memory" in backend.describe()
+
+
+def test_what_a_thread_adopts_late_does_not_undo_what_another_has_written(clock):
+    backend = MemoryBackend(clock=clock)
+    breaker = CircuitBreaker("payments", backend=backend)
+    failing(breaker)
+    late = Changes(0, {"payments": backend.overview().circuits["payments"]})
+    failing(breaker)
+    backend._adopt(backend._here(), late)
+    assert len(backend.overview().circuits["payments"].failures) == 2
+
+
+def test_no_failure_is_lost_between_threads(clock):
+    breaker = CircuitBreaker("payments", failure_threshold=1000, backend=MemoryBackend(clock=clock))
+
+    def fail_often() -> None:
+        for _ in range(50):
+            failing(breaker)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=fail_often) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(breaker.backend.overview().circuits["payments"].failures) == 400
