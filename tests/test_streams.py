@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Any
 
 import pytest
@@ -248,9 +247,10 @@ def test_headers_and_what_the_response_closes_stay():
 
 
 @pytest.mark.django_db  # closing a response looks at its connections
-def test_a_file_is_sent_whole_and_closed():
-    file = io.BytesIO(b"x" * 10_000)
-    response = protect()(lambda request: FileResponse(file, filename="a.txt"))(GET)
+def test_a_file_is_sent_whole_and_closed(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"x" * 10_000)
+    file = (tmp_path / "a.txt").open("rb")
+    response = protect()(lambda request: FileResponse(file))(GET)
     assert (response["Content-Length"], response["Content-Type"]) == ("10000", "text/plain")
     assert b"".join(response) == b"x" * 10_000
     response.close()
@@ -260,9 +260,12 @@ def test_a_file_is_sent_whole_and_closed():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_server_sends_a_file_by_itself_only_where_it_is_not_followed(stream, monkeypatch):
+def test_the_server_sends_a_file_by_itself_only_where_it_is_not_followed(
+    stream, monkeypatch, tmp_path
+):
+    (tmp_path / "a.txt").write_bytes(b"file")
     view = circuit_protected("films", failure_threshold=1, stream=stream)(
-        lambda request: FileResponse(io.BytesIO(b"file"))
+        lambda request: FileResponse((tmp_path / "a.txt").open("rb"))
     )
     handler = WSGIHandler()
     monkeypatch.setattr(handler, "get_response", view)
@@ -276,8 +279,10 @@ def test_the_server_sends_a_file_by_itself_only_where_it_is_not_followed(stream,
         pass
 
     environ: Any = {**GET.environ, "wsgi.file_wrapper": file_wrapper}
-    assert b"".join(handler(environ, start_response)) == b"file"
+    answer = handler(environ, start_response)
+    assert b"".join(answer) == b"file"
     assert bool(sent) is not stream
+    (sent or [answer])[0].close()
 
 
 @pytest.mark.parametrize(("view", "produce"), [(view, produce), (aview, aproduce)])
