@@ -159,8 +159,12 @@ class Backend(abc.ABC):
                 events = view.trip_on_own_evidence(policy, now, own, jitter)
             if view.tally is not None:
                 view.tally.wait(now, suspect=view.is_suspect(policy, now))
-        if not self.available:  # else the store's event is the one that counts
-            self._announce([(view.name, event) for event in events])
+        if self.available:
+            if policy.quorum == 1 and not policy.has_rates:
+                return  # what one process has seen is enough for the store, which will tell of it
+            alone = ", in this process alone"
+            events = tuple(replace(event, cause=event.cause + alone) for event in events)
+        self._announce([(view.name, event) for event in events])
 
     def admit(self, view: View, policy: Policy, name: str | None) -> Admission | CircuitOpenError:
         """Let a call pass, or not: the slow half of admission.
@@ -364,7 +368,6 @@ class Backend(abc.ABC):
     def _spare(self, process: Process, view: View, policy: Policy, now: int) -> None:
         """Count a call that would have been rejected."""
         with process.lock:
-            view.spared += 1
             self._keep(view, policy, now, spared=1)
         if self.queues:  # elsewhere there are better moments to write
             self._flush(process, self._patience())

@@ -36,7 +36,6 @@ class View:
         pause_until: before this time the store need not be asked for a permit again.
         gate: what calls look at.
         calls, failures, ignored, rejected: counters, without those of the gate.
-        spared: calls that would have been rejected, had the circuit not moved on paper only.
     """
 
     __slots__ = (
@@ -54,7 +53,6 @@ class View:
         "pause_until",
         "rejected",
         "shared_epoch",
-        "spared",
         "tally",
     )
 
@@ -62,7 +60,7 @@ class View:
         self, breaker: CircuitBreaker, name: str, circuit: Circuit, incarnation: int
     ) -> None:
         self.name = name
-        self.calls = self.failures = self.ignored = self.rejected = self.spared = 0
+        self.calls = self.failures = self.ignored = self.rejected = 0
         self.gate = Gate(breaker)
         self.incarnation = incarnation
         self.own: tuple[int, ...] = ()
@@ -189,7 +187,7 @@ class View:
 
     def is_suspect(self, policy: Policy, now: int) -> bool:
         """Whether anybody, as far as is known here, has failed in the window (rule 7)."""
-        if self.tally is None:
+        if self.tally is None or not policy.has_rates:
             return False
         return self.tally.is_suspect(now) or core.is_suspect(self.circuit, policy, now)
 

@@ -182,6 +182,17 @@ def test_failures_in_a_row_open_it_and_a_success_begins_anew(make, run):
     assert breaker.state is OPEN
 
 
+def test_a_row_makes_nobody_tell_of_successes(make, clock):
+    breaker = make(failure_threshold=None, consecutive_failures=3)
+    failing(breaker)
+    told: list[Any] = []
+    breaker.backend._deliver = lambda *args: told.append(args)
+    for _ in range(20):
+        clock.advance(1)
+        breaker.call(ok)
+    assert told == []
+
+
 def test_the_window_of_a_rate_is_empty_after_a_recovery(make, run, clock):
     breaker = make(**RATE)
     for _ in range(4):
@@ -203,11 +214,12 @@ def test_another_policy_counts_anew(make):
     assert breaker.view.tally.policy is other
 
 
-def test_one_alone_is_open_for_itself_where_a_quorum_is_asked_for(make, clock):
+def test_one_alone_is_open_for_itself_where_a_quorum_is_asked_for(make, clock, caplog):
     breaker = make(failure_threshold=2, quorum=2)
     failing(breaker)
     failing(breaker)
     assert breaker.view.is_open_alone
+    assert "2 failures within 60 s, in this process alone" in caplog.text
     assert breaker.backend.overview().circuits["payments"].state is CLOSED
     with pytest.raises(CircuitOpenError):
         breaker.call(ok)
