@@ -44,20 +44,32 @@ def test_every_check_is_documented():
         assert f"| `circuitbreaker_django.{number}` | {text} |" in page
 
 
-def examples(name: str) -> list[str]:
-    text = (DOCS / name).read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+def examples(page: Path) -> list[str]:
+    """The Python of a page, each with as many empty lines before it as the page has."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return ["\n" * text[: match.start(1)].count("\n") + match.group(1) for match in found]
 
 
-def test_the_examples_of_callables_run():
-    [code] = examples("callables.md")
-    exec(code, {})
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if examples(page)]
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_the_settings_of_policies_are_valid(settings, number):
-    values: dict[str, Any] = {}
-    exec(examples("policies.md")[number], values)
-    settings.CIRCUIT_BREAKERS = values["CIRCUIT_BREAKERS"]
-    assert list(conf.problems("default")) == []
-    assert len(examples("policies.md")) == 3
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_examples_of_the_page_run_and_its_settings_are_valid(page, settings):
+    values: dict[str, Any] = {"__name__": page.stem}
+    for example in examples(page):
+        exec(compile(example, page, "exec"), values)
+        if conf.SETTING in values:
+            settings.CIRCUIT_BREAKERS = values.pop(conf.SETTING)
+            assert list(conf.problems("default")) == []
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if f"(docs/{page.name})" not in readme] == []
+
+
+def test_no_link_between_pages_is_broken():
+    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
+        for target in re.findall(r"\]\(([^):#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
