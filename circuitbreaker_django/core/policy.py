@@ -6,9 +6,9 @@ an older deployment used cannot override the code that runs now.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from math import nan
 from typing import Annotated, Any, Final, TypedDict
 
 from circuitbreaker_django.core.states import Mode
@@ -61,7 +61,7 @@ def check_duration(name: str, value: Any, most: float = MAX_DURATION) -> None:
     allowed = f"{name} must be a number of seconds from 0.000001 to {most:.15g}"
     if isinstance(value, timedelta):
         raise TypeError(f"{allowed}, not a timedelta: write {value.total_seconds():g}")
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise TypeError(f"{allowed}, not {value!r}")
     # NaN is not within any range, and what rounds to no microsecond would be no duration.
     if not 0 < value <= most or micros(value) < 1:
@@ -75,7 +75,7 @@ def check_between(name: str, value: Any, least: float, most: float) -> None:
         TypeError: not a number (``bool`` is none here).
         ValueError: out of range, or NaN.
     """
-    _check_number(name, value, f"from {least:.15g} to {most:.15g}", least <= _number(value) <= most)
+    _check_number(name, value, f"from {least:.15g} to {most:.15g}", lambda: least <= value <= most)
 
 
 def check_share(name: str, value: Any) -> None:
@@ -85,22 +85,19 @@ def check_share(name: str, value: Any) -> None:
         TypeError: not a number (``bool`` is none here).
         ValueError: out of range, or NaN.
     """
-    _check_number(name, value, "above 0 and up to 1", 0 < _number(value) <= 1)
+    _check_number(name, value, "above 0 and up to 1", lambda: 0 < value <= 1)
 
 
-def _number(value: Any) -> float:
-    """The number that it is, or NaN, which is within no range."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number else nan
+def _check_number(name: str, value: Any, range: str, is_within: Callable[[], bool]) -> None:
+    allowed = f"{name} must be a number {range}"
+    if not _is_number(value):
+        raise TypeError(f"{allowed}, not {value!r}")
+    if not is_within():
+        raise ValueError(f"{allowed}, not {value!r}")
 
 
-def _check_number(name: str, value: Any, range: str, within: bool) -> None:
-    if within:
-        return
-    kind = (
-        ValueError if isinstance(value, int | float) and not isinstance(value, bool) else TypeError
-    )
-    raise kind(f"{name} must be a number {range}, not {value!r}")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Numbers(TypedDict, total=False):
