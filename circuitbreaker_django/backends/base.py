@@ -14,7 +14,8 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, ClassVar
@@ -28,6 +29,7 @@ from circuitbreaker_django.backends.store import (
     Order,
     Overview,
     Report,
+    Stats,
     StoreBusy,
     StoreLost,
 )
@@ -39,6 +41,7 @@ from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy, micros, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.tally import Seconds, seconds_of
+from circuitbreaker_django.core.traffic import NOTHING, Counts, plus
 from circuitbreaker_django.core.trial import Admission, Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
 
@@ -80,6 +83,8 @@ class Backend(abc.ABC):
     gathering: ClassVar[int] = 0
     #: A fingerprint of this process's settings, told to operators where circuits are shared.
     digest: str = ""
+    #: Seconds between two times that this process tells of its calls; 0: it never does (rule 23).
+    stats_interval: float = 5.0
 
     def __init__(self, *, clock: Clock = monotonic) -> None:
         self.clock = clock
@@ -99,6 +104,9 @@ class Backend(abc.ABC):
         self._views: dict[str, list[View]] = {}
         self._evidence: dict[str, Evidence] = {}
         self._reports: list[Report] = []
+        #: What was counted of calls and could not be told, and since when it is counted.
+        self._traffic: dict[str, Counts] = {}
+        self._counted_from = clock()
         #: The epoch of each circuit whose first rejection was told.
         self._told: dict[str, int] = {}
         self._process = self._new_process()
@@ -286,6 +294,9 @@ class Backend(abc.ABC):
     def touch(self) -> None:
         """Called now and then, at the start of a request: a chance for what is overdue."""
 
+    def publish(self) -> None:
+        """Tell operators of this process and of what it has counted, now. Never raises."""
+
     def close(self) -> None:
         """Let go of everything that this process holds; the next use takes it up again."""
         self._shut_gates()
@@ -316,6 +327,8 @@ class Backend(abc.ABC):
             if heir is fresh:  # what is pending is the parent's to deliver
                 self._evidence, self._reports = {}, []
             self._process = process = heir
+            if heir is fresh:  # and what is counted the parent's to tell of
+                self._take_traffic()
         return process
 
     def _row(self, name: str) -> Circuit:
@@ -364,6 +377,54 @@ class Backend(abc.ABC):
                     policy = view.policy
                     if view.is_suspect(policy, now) or (view.is_open_alone and policy.has_rates):
                         self._keep(view, policy, now)
+
+    @contextmanager
+    def _telling(self, due: bool = True) -> Iterator[tuple[Mapping[str, Counts], int]]:
+        """What was counted of calls and not told, for a block that takes it to the store (rule 23).
+
+        It counts as told, at most once, unless the block says that nothing was applied.
+
+        Args:
+            due: whether it is time to; otherwise there is nothing.
+
+        Yields:
+            The counts by name of circuit, and the microseconds in which they were counted.
+        """
+        taken, age = self._take_traffic() if due else ({}, 0)
+        try:
+            yield taken, age
+        except (StoreBusy, StoreLost):
+            with self._here().lock:
+                for name, counts in taken.items():
+                    self._traffic[name] = plus(self._traffic.get(name, NOTHING), counts)
+                self._counted_from -= age
+            raise
+
+    def _take_traffic(self) -> tuple[dict[str, Counts], int]:
+        with self._here().lock:
+            for views in self._views.values():
+                for view in views:
+                    self._count_traffic(view)
+            taken, self._traffic = self._traffic, {}
+            now = self.clock()
+            age, self._counted_from = max(0, now - self._counted_from), now
+        return taken, age
+
+    def _count_traffic(self, view: View) -> None:
+        """Keep what a view has counted; under the lock. Also before a view is let go of."""
+        new = view.untold()
+        if any(new):
+            self._traffic[view.name] = plus(self._traffic.get(view.name, NOTHING), new)
+
+    def _open_alone(self) -> tuple[str, ...]:
+        """The circuits that are open in this process alone, while the store says otherwise."""
+        now = self.clock()
+        with self._here().lock:
+            return tuple(
+                name
+                for name, views in self._views.items()
+                if any(view.is_open_alone and view.rejects(now) for view in views)
+            )
 
     def _spare(self, process: Process, view: View, policy: Policy, now: int) -> None:
         """Count a call that would have been rejected."""
@@ -533,6 +594,20 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def overview(self) -> Overview:
         """Everything, for operators."""
+
+    @abc.abstractmethod
+    def stats(
+        self, names: Collection[str] | None = None, *, day: bool = False
+    ) -> Mapping[str, Stats]:
+        """The calls of breakers over time, of all processes, in one look.
+
+        Args:
+            names: of the breakers; by default all.
+            day: whether the quarters of the last day are asked for, too.
+
+        Returns:
+            By name; those that nobody has called for so long are left out.
+        """
 
     @abc.abstractmethod
     def events(self, limit: int = 100) -> list[tuple[str, Event]]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from circuitbreaker_django.backends.base import Clock, monotonic
-from circuitbreaker_django.backends.store import Overview
+from circuitbreaker_django.backends.store import Overview, Stats
 from circuitbreaker_django.backends.transactional import Transaction, TransactionalBackend
+from circuitbreaker_django.core import traffic
 from circuitbreaker_django.core.circuit import Circuit, Event
+from circuitbreaker_django.core.policy import micros
+from circuitbreaker_django.core.traffic import KEPT, MINUTE, QUARTER, Buckets
 
 #: Events kept.
 HISTORY = 200
@@ -24,6 +28,8 @@ class MemoryBackend(TransactionalBackend):
     def __init__(self, *, clock: Clock = monotonic) -> None:
         super().__init__(clock=clock)
         self._history: list[tuple[str, Event]] = []
+        #: By the width of the buckets and the circuit's name.
+        self._buckets: dict[int, dict[str, Buckets]] = {width: {} for width in KEPT}
 
     def _keep_row(self, name: str, circuit: Circuit) -> None:
         """The rows are the store itself: what another thread has written since is newer."""
@@ -35,9 +41,49 @@ class MemoryBackend(TransactionalBackend):
         self._rows.update((name, step.changes.circuits[name]) for name in step.written)
         self._history = [*self._history, *step.changes.events][-HISTORY:]
 
+    def touch(self) -> None:
+        """Put what was counted where it belongs, if it is time to."""
+        if self.clock() >= self._counted_from + micros(self.stats_interval):
+            self.publish()
+
+    def publish(self) -> None:
+        """Put what was counted into its buckets, and drop those of long ago."""
+        if not self.stats_interval:
+            return
+        with self._here().lock:
+            taken, age = self._take_traffic()
+            now = self.clock()
+            for width, known in self._buckets.items():
+                for name, counts in taken.items():
+                    more = traffic.shares(counts, age, width, now)
+                    known[name] = traffic.add(known.get(name, {}), more, width, now)
+                first = traffic.oldest(width, now)
+                for name in [name for name, there in known.items() if max(there) < first]:
+                    del known[name]
+
     def overview(self) -> Overview:
         """Every circuit; what is declared is known to whoever is in this process."""
         return Overview(self.clock(), dict(self._rows), {}, ())
+
+    def stats(
+        self, names: Collection[str] | None = None, *, day: bool = False
+    ) -> Mapping[str, Stats]:
+        """The calls of breakers over time, in this process."""
+        self.publish()
+        now, wall = self.clock(), time.time()
+        with self._here().lock:
+            minutes, quarters = (
+                {
+                    name: traffic.newest(buckets, width, now)
+                    for name, buckets in self._buckets[width].items()
+                    if names is None or name in names
+                }
+                for width in (MINUTE, QUARTER)
+            )
+        return {
+            name: Stats(now, wall, minutes.get(name, ()), quarters[name] if day else ())
+            for name in (quarters if day else minutes)
+        }
 
     def events(self, limit: int = 100) -> list[tuple[str, Event]]:
         """The newest events, newest first."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
 from circuitbreaker_django.backends import host, lifetime
@@ -27,6 +27,7 @@ from circuitbreaker_django.backends.sqlite_tables import (
     read_overview,
     withdraw,
 )
+from circuitbreaker_django.backends.sqlite_traffic import keep_traffic, read_traffic
 from circuitbreaker_django.backends.store import (
     Changes,
     Declaration,
@@ -34,6 +35,7 @@ from circuitbreaker_django.backends.store import (
     Order,
     Overview,
     ProcessInfo,
+    Stats,
     StoreBusy,
     StoreLost,
 )
@@ -111,6 +113,8 @@ class SQLiteBackend(AttachedBackend):
     def count(self, view: View, epoch: int, policy: Policy, **call: Any) -> None:
         """A call that was admitted under ``epoch`` has ended, and is to be counted."""
         super().count(view, epoch, policy, **call)
+        if view.is_open_alone and view.name not in self._here().alone:
+            self._here().call_keeper()  # operators are to know at once
         self.touch()
 
     def finish(self, trial: Trial, policy: Policy, outcome: Outcome, *answer: Any) -> None:
@@ -129,6 +133,13 @@ class SQLiteBackend(AttachedBackend):
         self._declared[declaration.name] = declaration
         process = self._here()
         process.publish_at = process.declare_at = 0.0
+
+    def publish(self) -> None:
+        """Tell operators of this process and of what it has counted, now. Never raises."""
+        self.sync()
+        process = self._here()
+        process.publish_at = process.stats_at = 0.0
+        self._publish(process, HOUSEKEEPING_PATIENCE)
 
     def close(self) -> None:
         """Let go of the store; the next use takes it up again."""
@@ -195,6 +206,12 @@ class SQLiteBackend(AttachedBackend):
         """The newest events, newest first; raises ``CircuitBackendError`` without a store."""
         return self._ask(lambda reader: read_events(reader, max(0, min(limit, HISTORY))))
 
+    def stats(
+        self, names: Collection[str] | None = None, *, day: bool = False
+    ) -> Mapping[str, Stats]:
+        """The calls of breakers over time; raises ``CircuitBackendError`` without a store."""
+        return self._ask(lambda reader: read_traffic(reader, names, self.clock(), day=day))
+
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         self.sync()
         process = self._here()
@@ -259,9 +276,13 @@ class SQLiteBackend(AttachedBackend):
     def _publish(self, process: SQLiteProcess, patience: float) -> None:
         """Tell operators that this process is there, and what its code declares (rule 23)."""
         file, now = process.file, time.monotonic()
+        if self.observer or file is None:
+            return
+        alone = self._open_alone()
+        stats = self.stats_interval > 0 and now >= process.stats_at
         # A store that was busy is written to even so, to find out whether it still is.
-        due = now >= process.publish_at or process.busy_since is not None
-        if self.observer or file is None or not due:
+        busy = process.busy_since is not None
+        if not (now >= process.publish_at or stats or busy or alone != process.alone):
             return
         info = ProcessInfo(
             host.host_name(),
@@ -270,6 +291,7 @@ class SQLiteBackend(AttachedBackend):
             process.started,
             self.digest,
             host.pid_space(),
+            alone,
         )
         declare = now >= process.declare_at
         try:
@@ -280,12 +302,16 @@ class SQLiteBackend(AttachedBackend):
                 process.publish_at = now + PUBLISH_EVERY
                 if declare:
                     process.declare_at = now + DECLARE_EVERY
-                with self._writing(process, file, patience) as writer:
+                if stats:
+                    process.stats_at = now + self.stats_interval
+                with self._telling(stats) as told, self._writing(process, file, patience) as writer:
                     declared = list(self._declared.values()) if declare else []
                     publish(writer, process.id, info, declared, self.clock())
+                    keep_traffic(writer, *told, self.clock())
                     file.commit(ring=False)
+                process.alone = alone
         except (StoreBusy, StoreLost):
-            process.publish_at = 0.0
+            process.publish_at = process.stats_at = 0.0
             if declare:
                 process.declare_at = 0.0
             return
@@ -295,8 +321,10 @@ class SQLiteBackend(AttachedBackend):
         """Tell operators that this process is gone."""
         try:
             if not self.observer:
-                with file.writing(CLOSE_PATIENCE) as writer:
+                due = self.stats_interval > 0
+                with self._telling(due) as told, file.writing(CLOSE_PATIENCE) as writer:
                     withdraw(writer, process.id)
+                    keep_traffic(writer, *told, self.clock())
                     file.commit(ring=False)
         except (StoreBusy, StoreLost):
             return  # it will be forgotten

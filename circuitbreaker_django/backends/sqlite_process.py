@@ -51,6 +51,9 @@ class SQLiteProcess(Process):
         self.ticked_at = 0.0
         self.publish_at = 0.0
         self.declare_at = 0.0
+        self.stats_at = 0.0
+        #: What it has told to be open here alone.
+        self.alone: tuple[str, ...] = ()
         #: Holds to put back into a store that has lost them, until when.
         self.holds: dict[str, Override] = {}
         self.holds_until = 0.0

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from circuitbreaker_django.backends import host
+from circuitbreaker_django.backends import host, sqlite_traffic
 from circuitbreaker_django.backends.store import Declaration, Overview, ProcessInfo, StoreLost
 from circuitbreaker_django.backends.transactional import Transaction
 from circuitbreaker_django.core.circuit import Circuit, Event
@@ -125,7 +125,11 @@ def read_overview(connection: sqlite3.Connection, now: int) -> Overview:
         if values is not None and all(
             isinstance(values.get(key), kind) for key, kind in _INFO_TYPES.items()
         ):
-            process = ProcessInfo(**{key: values[key] for key in _INFO_TYPES})
+            alone = values.get("alone")
+            process = ProcessInfo(
+                **{key: values[key] for key in _INFO_TYPES},
+                alone=tuple(map(str, alone)) if isinstance(alone, list) else (),
+            )
             # One that was killed could not say so; where pids can be compared they tell.
             if process.pid_space != host.pid_space() or host.is_running(process.pid):
                 processes.append(process)
@@ -135,7 +139,7 @@ def read_overview(connection: sqlite3.Connection, now: int) -> Overview:
 
 def make_tables(writer: sqlite3.Connection, boot: str, now: int) -> None:
     """Make the tables in a new file."""
-    for statement in _TABLES.split(";"):
+    for statement in (_TABLES + sqlite_traffic.TABLE).split(";"):
         writer.execute(statement)
     writer.execute("INSERT INTO meta VALUES (1, ?, ?, 0, ?)", (_incarnation(), now, boot))
 
@@ -165,6 +169,7 @@ def carry_over(writer: sqlite3.Connection, boot: str, now: int) -> None:
         )
     writer.execute("DELETE FROM events")
     writer.execute("DELETE FROM processes")
+    writer.execute("DELETE FROM traffic")
     writer.execute("UPDATE declarations SET seen_at = ?", (now,))
     writer.execute(
         "UPDATE meta SET boot = ?, incarnation = ?, revision = ?", (boot, _incarnation(), revision)

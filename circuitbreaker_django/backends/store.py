@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from circuitbreaker_django.core import window
+from circuitbreaker_django.core import traffic, window
 from circuitbreaker_django.core.circuit import Batch, Circuit, Command, Event
-from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.policy import MICROS, Policy, seconds
 from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.core.traffic import Bucket, Counts
 from circuitbreaker_django.core.window import Slice
 
 #: Incarnation and epoch: what makes a moment of a circuit's life unmistakable (rule 1).
@@ -116,7 +117,16 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """A live process that uses the store; ``started`` is in seconds of the wall clock."""
+    """A live process that uses the store.
+
+    Attributes:
+        host, pid: where it runs.
+        kind: the server's or the command's name.
+        started: in seconds of the wall clock.
+        digest: a fingerprint of its settings.
+        pid_space: where its pid is unique.
+        alone: the names of the circuits that it alone has opened for itself (rule 17).
+    """
 
     host: str
     pid: int
@@ -124,6 +134,7 @@ class ProcessInfo:
     started: float
     digest: str
     pid_space: str
+    alone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +145,41 @@ class Overview:
     circuits: Mapping[str, Circuit]
     declarations: Mapping[str, Declaration]
     processes: tuple[ProcessInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The calls of one breaker over time, of all processes that share it.
+
+    They are some seconds behind: each process tells of its own now and then (rule 23).
+
+    Attributes:
+        now: when they were read, by the store's clock.
+        wall: the same moment, in seconds of the wall clock.
+        minutes: of the last hour, ascending; those in which nothing was counted are left out.
+        quarters: of an hour, of the last day, likewise; empty unless they were asked for.
+    """
+
+    now: int
+    wall: float
+    minutes: tuple[Bucket, ...] = ()
+    quarters: tuple[Bucket, ...] = ()
+
+    @property
+    def last_minute(self) -> Counts:
+        """What was counted in the last sixty seconds, about."""
+        return traffic.last_minute(self.minutes, self.now)
+
+    @property
+    def last_hour(self) -> Counts:
+        """What was counted in the last hour."""
+        return traffic.total(self.minutes)
+
+    @property
+    def calls_per_second(self) -> float:
+        """Calls that were let through, over the last minute."""
+        return self.last_minute.calls * MICROS / traffic.MINUTE
+
+    def wall_time(self, bucket: Bucket) -> float:
+        """When the bucket begins, in seconds of the wall clock."""
+        return self.wall - seconds(self.now - bucket.start)

@@ -255,6 +255,7 @@ class CircuitBreaker:
             and outcome is not Outcome.IGNORED
             and backend.seconds() - started >= policy.slow_call_duration
         )
+        view.slow += slow
         error = "slow call" if slow else ""
         wait = 0.0
         if outcome is Outcome.FAILURE:

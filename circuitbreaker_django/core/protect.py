@@ -82,6 +82,7 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
                 try:
                     result = func(*args, **kwargs) if kwargs else func(*args)
                 except Exception as error:
+                    gate.calls += 1.0
                     call = Call(gate.breaker, gate.epoch, args, kwargs, rules, started)
                     if call.failed(error):
                         return call.instead.give(args, kwargs)
@@ -90,6 +91,7 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
                 if ended < tally.due and ended - started < tally.limit and type(result) is harmless:
                     tally.calls += 1.0
                     return result
+                gate.calls += 1.0
                 if not is_awaitable(type(result)) and not issubclass(type(result), judged):
                     harmless = type(result)
                 return Call(gate.breaker, gate.epoch, args, kwargs, rules, started).finish(result)
@@ -171,6 +173,7 @@ async def _run_async_counted(
     try:
         result = await func(*args, **kwargs)
     except Exception as error:
+        gate.calls += 1.0
         call = Call(gate.breaker, gate.epoch, args, kwargs, rules, started)
         if call.failed(error):
             return await call.instead.give_async(args, kwargs)
@@ -179,6 +182,7 @@ async def _run_async_counted(
     if ended < tally.due and ended - started < tally.limit and not rules.judged:
         tally.calls += 1.0
         return result
+    gate.calls += 1.0
     return await Call(gate.breaker, gate.epoch, args, kwargs, rules, started).finish_async(result)
 
 

@@ -29,6 +29,7 @@ class Tally:
         limit: seconds from which on a call is slow.
         due: by that clock, when a call has to take the long way.
         calls: since the last of those.
+        passed: all before those; for people to look at.
         streak: failures in a row.
     """
 
@@ -40,6 +41,7 @@ class Tally:
         "calls",
         "due",
         "limit",
+        "passed",
         "policy",
         "seconds",
         "streak",
@@ -51,6 +53,7 @@ class Tally:
         self.limit = inf if policy.slow_call_duration is None else policy.slow_call_duration
         self.due = -inf
         self.calls = 0.0
+        self.passed = 0
         self.streak = 0
         self._slices: tuple[Slice, ...] = ()
         self._told: tuple[Slice, ...] = ()
@@ -119,6 +122,7 @@ class Tally:
 
     def _look(self, now: int, *more: Slice) -> None:
         passed, self.calls = int(self.calls), 0.0
+        self.passed += passed
         if passed:
             more = (Slice(self._now_in, passed), *more)
         self._now_in = self._start(now)

@@ -14,6 +14,7 @@ from circuitbreaker_django.core.gate import STILL, Bell, Gate
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.core.tally import Tally
+from circuitbreaker_django.core.traffic import NOTHING, Counts, minus
 
 if TYPE_CHECKING:
     from circuitbreaker_django.core.breaker import CircuitBreaker
@@ -35,7 +36,8 @@ class View:
         tally: the calls of this process, where successes matter too; of this epoch.
         pause_until: before this time the store need not be asked for a permit again.
         gate: what calls look at.
-        calls, failures, ignored, rejected: counters, without those of the gate.
+        calls, failures, slow, ignored, rejected: counters; the gate and the tally have more calls.
+        told: what of all these was told of already.
     """
 
     __slots__ = (
@@ -53,14 +55,17 @@ class View:
         "pause_until",
         "rejected",
         "shared_epoch",
+        "slow",
         "tally",
+        "told",
     )
 
     def __init__(
         self, breaker: CircuitBreaker, name: str, circuit: Circuit, incarnation: int
     ) -> None:
         self.name = name
-        self.calls = self.failures = self.ignored = self.rejected = 0
+        self.calls = self.failures = self.slow = self.ignored = self.rejected = 0
+        self.told = NOTHING
         self.gate = Gate(breaker)
         self.incarnation = incarnation
         self.own: tuple[int, ...] = ()
@@ -90,11 +95,15 @@ class View:
         epoch = self.circuit.epoch if self._is_closed(self.circuit) else 0
         if epoch != self.epoch:
             self.epoch, self.moment = epoch, next(moments)
-            self.tally = None
+            self._drop_tally()
         if self.tally is not None and self.tally.policy != policy:
-            self.tally = None
+            self._drop_tally()
         if self.tally is None and epoch and policy.counts_successes:
             self.tally = Tally(policy, self.gate.breaker.backend.seconds)
+
+    def _drop_tally(self) -> None:
+        self.calls += _passed(self.tally)
+        self.tally = None
 
     def _is_closed(self, circuit: Circuit) -> bool:
         """Whether calls move the circuit, be it on paper, and may open it."""
@@ -178,6 +187,17 @@ class View:
         """Whether this process has opened the circuit for itself only (rule 17)."""
         return self.local and not self.epoch
 
+    def untold(self) -> Counts:
+        """What was counted and told nobody; whoever asks tells of it (rule 23)."""
+        calls = self.calls + int(self.gate.calls) + _passed(self.tally)
+        counted = Counts(calls, self.failures, self.slow, self.ignored, self.rejected)
+        new, self.told = minus(counted, self.told), counted
+        return new
+
+    def rejects(self, now: int) -> bool:
+        """Whether the circuit that is believed lets no call pass but trials."""
+        return core.effective(self.circuit, self.policy, now).state is not CircuitState.CLOSED
+
     def count(self, policy: Policy, now: int, *, failed: bool, slow: bool) -> None:
         """Count a call of this process in its own window."""
         if failed:
@@ -223,3 +243,8 @@ class View:
             self.own = ()
             self._set(replace(circuit, retry_at=circuit.retry_at + jitter), local=True)
         return events
+
+
+def _passed(tally: Tally | None) -> int:
+    """The calls that have succeeded in time, which only the tally knows of."""
+    return 0 if tally is None else tally.passed + int(tally.calls)

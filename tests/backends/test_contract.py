@@ -11,6 +11,7 @@ from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitBackendError, CircuitConflictError
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import Mode, Outcome
+from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.core.trial import Trial
 from tests.core.calls import Down, fail, failing, ok
 
@@ -572,3 +573,168 @@ def test_a_member_that_runs_alone_sees_the_end_of_a_mode(ours, clock):
     clock.advance(10)
     assert ours.call(ok) == "ok"
     assert ours.mode is Mode.AUTO
+
+
+# -- what operators see --------------------------------------------------------------------------
+
+
+def publish(*breakers: CircuitBreaker) -> None:
+    for breaker in breakers:
+        breaker.backend.publish()
+
+
+def test_calls_of_all_members_are_summed_by_the_minute(ours, theirs, clock):
+    publish(ours, theirs)
+    for breaker in (ours, ours, theirs):
+        breaker.call(ok)
+    failing(ours)
+    publish(ours, theirs)
+    clock.advance(60)
+    theirs.call(ok)
+    clock.advance(1)
+    publish(ours, theirs)
+    stats = theirs.backend.stats()["payments"]
+    assert sum(bucket.counts.calls for bucket in stats.minutes) == 5
+    assert stats.last_hour == Counts(calls=5, failures=1)
+    assert stats.quarters == ()
+    assert stats.now == clock.now
+
+
+def test_each_kind_of_end_is_counted(join, make, clock):
+    ours = make(
+        join(),
+        failure_threshold=3,
+        slow_call_duration=1,
+        minimum_calls=100,
+        ignore_exceptions=OSError,
+    )
+
+    def slow() -> None:
+        clock.advance(1)
+
+    ours.call(ok)
+    ours.call(slow)
+    failing(ours, OSError)
+    for _ in range(3):
+        failing(ours)
+    for _ in range(4):
+        assert rejected(ours)
+    publish(ours)
+    assert ours.backend.stats()["payments"].last_hour == Counts(
+        calls=6, failures=3, slow=1, ignored=1, rejected=4
+    )
+
+
+def test_what_was_told_is_not_told_again(ours):
+    ours.call(ok)
+    for _ in range(3):
+        publish(ours)
+    assert ours.backend.stats()["payments"].last_hour == Counts(calls=1)
+
+
+def test_nobody_is_told_of_breakers_that_nobody_calls(ours, join, make):
+    make(join(), "idle")
+    ours.call(ok)
+    publish(ours)
+    assert set(ours.backend.stats()) == {"payments"}
+
+
+def test_stats_are_of_the_names_that_were_asked_for(join, make):
+    backend = join()
+    for name in ("a", "b", "c"):
+        make(backend, name).call(ok)
+    backend.publish()
+    assert set(backend.stats(["a", "c", "missing"])) == {"a", "c"}
+    assert backend.stats([]) == {}
+
+
+def test_an_hour_of_minutes_and_a_day_of_quarters_are_kept(ours, clock):
+    publish(ours)
+    for _ in range(26 * 60):
+        ours.call(ok)
+        clock.advance(60)
+        publish(ours)
+    stats = ours.backend.stats(["payments"], day=True)["payments"]
+    assert 58 <= sum(bucket.counts.calls for bucket in stats.minutes) <= 60
+    assert (len(stats.minutes), len(stats.quarters)) == (60, 96)
+    assert stats.wall_time(stats.minutes[-1]) <= stats.wall
+    clock.advance(3600)
+    assert ours.backend.stats() == {}
+    assert ours.backend.stats(day=True)["payments"].minutes == ()
+    clock.advance(86400)
+    assert ours.backend.stats(day=True) == {}
+
+
+def test_counts_that_could_not_be_told_for_long_are_spread_over_that_time(ours, clock):
+    publish(ours)
+    for _ in range(100):
+        ours.call(ok)
+    clock.advance(9 * 60)
+    publish(ours)
+    stats = ours.backend.stats()["payments"]
+    assert [bucket.counts.calls for bucket in stats.minutes] == [10] * 10
+
+
+def test_a_member_that_closes_tells_of_its_last_calls(ours, theirs):
+    publish(ours, theirs)
+    ours.call(ok)
+    ours.backend.close()
+    assert theirs.backend.stats()["payments"].last_hour.calls == 1
+
+
+def test_stats_that_are_turned_off_cost_nothing(ours):
+    ours.backend.stats_interval = 0
+    ours.call(ok)
+    publish(ours)
+    assert ours.backend.stats() == {}
+
+
+def test_counts_of_a_view_that_changes_its_tally_are_not_lost(join, make):
+    ours = make(join(), **RATE)
+    for _ in range(3):
+        ours.call(ok)
+    ours.reset()
+    ours.call(ok)
+    publish(ours)
+    assert ours.backend.stats()["payments"].last_hour.calls == 4
+
+
+def test_calls_by_the_short_path_are_counted_once(join, make, clock):
+    ours = make(join(), **RATE)
+
+    @ours
+    def ping(error: bool = False) -> str:
+        if error:
+            raise Down
+        return "pong"
+
+    publish(ours)
+    for _ in range(7):
+        assert ping() == "pong"
+        with ours:
+            clock.advance(0.1)
+    for _ in range(2):
+        with pytest.raises(Down):
+            ping(error=True)
+    publish(ours)
+    assert ours.backend.stats()["payments"].last_hour == Counts(calls=16, failures=2)
+
+
+async def test_async_calls_by_the_short_path_are_counted_once(join, make, clock):
+    ours = make(join(), **RATE)
+
+    @ours
+    async def ping(error: bool = False) -> str:
+        if error:
+            raise Down
+        return "pong"
+
+    publish(ours)
+    for _ in range(7):
+        assert await ping() == "pong"
+        clock.advance(7)
+    for _ in range(2):
+        with pytest.raises(Down):
+            await ping(error=True)
+    publish(ours)
+    assert ours.backend.stats()["payments"].last_hour == Counts(calls=9, failures=2)

@@ -1,0 +1,86 @@
+"""The table of the SQLite backend that keeps the calls of breakers over time (rule 23)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from circuitbreaker_django.backends.store import Stats
+from circuitbreaker_django.core import traffic
+from circuitbreaker_django.core.traffic import KEPT, MINUTE, QUARTER, Bucket, Counts
+
+TABLE: Final = """
+CREATE TABLE traffic (
+    name TEXT NOT NULL, width INTEGER NOT NULL, start INTEGER NOT NULL,
+    calls INTEGER NOT NULL, failures INTEGER NOT NULL, slow INTEGER NOT NULL,
+    ignored INTEGER NOT NULL, rejected INTEGER NOT NULL,
+    PRIMARY KEY (name, width, start)
+) WITHOUT ROWID;
+CREATE INDEX traffic_start ON traffic (width, start)
+"""
+
+_ADD: Final = """
+INSERT INTO traffic VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    calls = calls + excluded.calls, failures = failures + excluded.failures,
+    slow = slow + excluded.slow, ignored = ignored + excluded.ignored,
+    rejected = rejected + excluded.rejected
+"""
+
+_READ: Final = "SELECT name, start, calls, failures, slow, ignored, rejected FROM traffic"
+
+
+def keep_traffic(
+    writer: sqlite3.Connection, counted: Mapping[str, Counts], age: int, now: int
+) -> None:
+    """Add what a process has counted, and drop what is of long ago.
+
+    Args:
+        writer: inside of a transaction.
+        counted: by name of breaker.
+        age: for how long it was counted, in microseconds.
+        now: by the store's clock.
+    """
+    for width in KEPT:
+        rows = [
+            (name, width, start, *share)
+            for name, counts in counted.items()
+            for start, share in traffic.shares(counts, age, width, now)
+        ]
+        writer.executemany(_ADD, rows)
+        first = traffic.oldest(width, now)
+        writer.execute("DELETE FROM traffic WHERE width = ? AND start < ?", (width, first))
+
+
+def read_traffic(
+    reader: sqlite3.Connection, names: Collection[str] | None, now: int, *, day: bool
+) -> Mapping[str, Stats]:
+    """The calls of breakers over time; what makes no sense is left out."""
+    wall = time.time()
+    minutes = _read(reader, names, MINUTE, now)
+    quarters = _read(reader, names, QUARTER, now) if day else {}
+    return {
+        name: Stats(now, wall, tuple(minutes.get(name, ())), tuple(quarters.get(name, ())))
+        for name in {**quarters, **minutes}
+    }
+
+
+def _read(
+    reader: sqlite3.Connection, names: Collection[str] | None, width: int, now: int
+) -> dict[str, list[Bucket]]:
+    found: dict[str, list[Bucket]] = {}
+    span = (width, traffic.oldest(width, now), now)
+    query = f"{_READ} WHERE width = ? AND start BETWEEN ? AND ?"
+    if names is None:
+        rows = reader.execute(f"{query} ORDER BY start", span)
+    else:
+        # As one value, for the number of values in a query is limited.
+        chosen = json.dumps(list(names))
+        query += " AND name IN (SELECT value FROM json_each(?)) ORDER BY name, start"
+        rows = reader.execute(query, (*span, chosen))
+    for name, start, *numbers in rows:
+        if all(type(number) is int and number >= 0 for number in numbers):
+            found.setdefault(name, []).append(Bucket(start, Counts(*numbers)))
+    return found
