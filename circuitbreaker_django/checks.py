@@ -15,6 +15,7 @@ from circuitbreaker_django import conf, declarations
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.classify import NotInstalled, resolve, resolve_callable
+from circuitbreaker_django.core.detail import Detail
 from circuitbreaker_django.registry import (
     registries,
 )
@@ -23,7 +24,7 @@ from circuitbreaker_django.registry import (
 IDS: Final = {
     "E001": "`CIRCUIT_BREAKERS`, or one of its registries, is not a dictionary.",
     "E002": "A registry has a key that is not known.",
-    "E003": "A value of a registry is of the wrong type.",
+    "E003": "A value of a registry is of the wrong type or out of range.",
     "E004": "A breaker has an option that is not known.",
     "E005": "An option of a breaker is of the wrong type or out of range.",
     "E006": "The name of a breaker is not usable.",
@@ -32,7 +33,8 @@ IDS: Final = {
     "E009": "Two registries have the same `LOCATION`.",
     "E010": "The backend does not take these `OPTIONS`.",
     "E011": "Code declares a breaker in a registry that is not in the settings.",
-    "E012": "The dotted path of a predicate or of `retry_after` leads to no sync callable.",
+    "E012": "The dotted path of a predicate, of `retry_after` or of `ERROR_DETAIL` leads to no "
+    "sync callable.",
     "W001": "An exception's library is not installed, so the exception counts as never raised.",
     "W002": "A backend keeps circuits in each process alone (only with `--deploy`).",
     "W003": "`NAMESPACE` is not set (only with `--deploy`).",
@@ -126,6 +128,10 @@ def _check_paths(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
         for callback in classifier.callbacks:
             if isinstance(callback.spec, str):
                 yield from _check_callable(place, callback.option, callback.spec)
+
+    scrub = Detail(config.error_detail).path
+    if scrub is not None:
+        yield from _check_callable(conf.where(config.alias), "ERROR_DETAIL", scrub)
 
 
 def _check_exception(place: str, spec: str) -> Iterator[CheckMessage]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypedDict, get_type_hints
 
@@ -17,10 +17,14 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from circuitbreaker_django.core.breaker import check_name
+from circuitbreaker_django.core.detail import Detail, DetailSpec
 from circuitbreaker_django.core.options import TEXTS, BreakerOptions, make, nearest
+from circuitbreaker_django.core.policy import check_between
 
 SETTING: Final = "CIRCUIT_BREAKERS"
 DEFAULT_ALIAS: Final = "default"
+#: The least and the most that ``STATS_INTERVAL`` may be, unless it is 0.
+STATS_INTERVALS: Final = (1, 60)
 DEFAULT_BACKEND: Final = "circuitbreaker_django.backends.sqlite.SQLiteBackend"
 
 
@@ -47,6 +51,20 @@ class RegistrySettings(TypedDict, total=False):
     ]
     ENABLED: Annotated[bool, "True", "`False`: all calls pass and nothing is counted."]
     OPTIONS: Annotated[dict[str, Any], "{}", "Further arguments of the backend."]
+    STATS_INTERVAL: Annotated[
+        float,
+        "5.0",
+        "Seconds between two times that a process tells, in the background, of the calls that it "
+        "has counted, for `breaker status` and the admin; 1 to 60. `0`: it never does.",
+    ]
+    ERROR_DETAIL: Annotated[
+        DetailSpec,
+        "True",
+        "Whether the message of the last error is kept, cut to 200 characters, for operators and "
+        "the log; the class alone seldom says what is wrong. Where messages may hold personal data "
+        "or secrets: `False`, or a callable or its dotted path, which is given the exception and "
+        "returns what to keep of it.",
+    ]
     DEFAULTS: Annotated[PolicySettings, "{}", "For every breaker of the registry."]
     BREAKERS: Annotated[
         dict[str, PolicySettings],
@@ -74,6 +92,8 @@ class RegistryConfig:
     namespace: str = "default"
     namespace_is_set: bool = False
     enabled: bool = True
+    stats_interval: float = 5.0
+    error_detail: DetailSpec = True
     options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     breakers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -110,6 +130,8 @@ def load(alias: str) -> RegistryConfig:
         namespace=raw.get("NAMESPACE") or _default_namespace(),
         namespace_is_set=bool(raw.get("NAMESPACE")),
         enabled=raw.get("ENABLED", True),
+        stats_interval=raw.get("STATS_INTERVAL", 5.0),
+        error_detail=raw.get("ERROR_DETAIL", True),
         options=raw.get("OPTIONS", {}),
         defaults=raw.get("DEFAULTS", {}),
         breakers=raw.get("BREAKERS", {}),
@@ -151,6 +173,12 @@ def problems(alias: object) -> Iterator[Problem]:
         if key in raw and not isinstance(raw[key], kinds):
             message = f"{where(alias, key)} must be {words}, not {_short(raw[key])}."
             yield Problem("E003", message, f"For example {example}.")
+    for key, (check, example) in _CHECKS.items():
+        if key in raw:
+            try:
+                check(raw[key])
+            except (TypeError, ValueError) as error:
+                yield Problem("E003", f"{where(alias)}: {error}.", f"For example {example}.")
     yield from _policy_problems(where(alias, "DEFAULTS"), raw.get("DEFAULTS", {}))
     breakers = raw.get("BREAKERS", {})
     for name, policy in breakers.items() if isinstance(breakers, Mapping) else ():
@@ -178,6 +206,18 @@ _KINDS: Final[dict[str, tuple[Any, str, str]]] = {
     "OPTIONS": (Mapping, "a dictionary", "{}"),
     "DEFAULTS": (Mapping, "a dictionary", '{"failure_threshold": 3}'),
     "BREAKERS": (Mapping, "a dictionary", '{"payments": {"recovery_timeout": 10}}'),
+}
+
+
+def _check_interval(value: Any) -> None:
+    if isinstance(value, bool) or value != 0:
+        check_between("STATS_INTERVAL", value, *STATS_INTERVALS)
+
+
+#: What refuses a value, and an example.
+_CHECKS: Final[dict[str, tuple[Callable[[Any], object], str]]] = {
+    "STATS_INTERVAL": (_check_interval, "5, or 0 to turn it off"),
+    "ERROR_DETAIL": (Detail, 'False, or "shop.breakers.scrub"'),
 }
 
 

@@ -22,6 +22,7 @@ from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.conf import DEFAULT_ALIAS, PolicySettings, RegistryConfig
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.breaker import CircuitBreaker
+from circuitbreaker_django.core.detail import Detail
 from circuitbreaker_django.core.errors import CircuitOpenError, UnknownBreakerError
 from circuitbreaker_django.core.view import View
 from circuitbreaker_django.declarations import Declared
@@ -189,6 +190,8 @@ class Registry(Mapping[str, CircuitBreaker]):
                 place = conf.where(self.config.alias)
                 logger.warning("%s: on Windows each process has circuits of its own", place)
         backend.on_first_rejection = self._tell_developer
+        backend.stats_interval = self.config.stats_interval
+        backend.error_detail = Detail(self.config.error_detail)
         return backend
 
     def _hand_out(self, name: str, home: Home) -> CircuitBreaker:

@@ -61,6 +61,8 @@ def test_every_key_is_taken_over(settings):
             "LOCATION": Path("/run/shop/circuits"),
             "NAMESPACE": "shop",
             "ENABLED": False,
+            "STATS_INTERVAL": 10,
+            "ERROR_DETAIL": False,
             "OPTIONS": {"a": 1},
             "DEFAULTS": {"failure_threshold": 3},
             "BREAKERS": {"payments": {}},
@@ -74,6 +76,8 @@ def test_every_key_is_taken_over(settings):
         namespace="shop",
         namespace_is_set=True,
         enabled=False,
+        stats_interval=10,
+        error_detail=False,
         options={"a": 1},
         defaults={"failure_threshold": 3},
         breakers={"payments": {}},
@@ -247,6 +251,40 @@ def test_a_value_of_the_wrong_type_is_told_once(settings, key, value, must):
     assert told(settings, {"default": {key: value}}) == [
         ("E003", f'CIRCUIT_BREAKERS["default"]["{key}"] must be {must}.')
     ]
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1, 2.5, 60])
+def test_an_interval_that_can_be_kept_is_taken(settings, value):
+    settings.CIRCUIT_BREAKERS = {"default": {"STATS_INTERVAL": value}}
+
+    assert conf.load("default").stats_interval == value
+    assert registries["default"].backend.stats_interval == value
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, 61, float("nan"), False, None, "5", timedelta(5)])
+def test_any_other_interval_is_told(settings, value):
+    assert told(settings, {"default": {"STATS_INTERVAL": value}}) == [
+        (
+            "E003",
+            'CIRCUIT_BREAKERS["default"]: STATS_INTERVAL must be a number from 1 to 60, '
+            f"not {value!r}.",
+        )
+    ]
+
+
+@pytest.mark.parametrize("value", [True, False, say, "shop.breakers.scrub"])
+def test_what_is_kept_of_a_message_can_be_said(settings, value):
+    settings.CIRCUIT_BREAKERS = {"default": {"ERROR_DETAIL": value}}
+
+    assert conf.load("default").error_detail is value
+    assert (registries["default"].backend.error_detail.of(OSError("a")) == "a") == (value is True)
+
+
+@pytest.mark.parametrize("value", [None, 1, [], "no path"])
+def test_what_cannot_say_what_is_kept_of_a_message_is_told(settings, value):
+    [(number, message)] = told(settings, {"default": {"ERROR_DETAIL": value}})
+    assert number == "E003"
+    assert message.startswith('CIRCUIT_BREAKERS["default"]: ERROR_DETAIL must be ')
 
 
 def test_a_breaker_that_is_no_dictionary(settings):

@@ -36,6 +36,7 @@ from circuitbreaker_django.backends.store import (
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.announce import log_event
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
+from circuitbreaker_django.core.detail import Detail
 from circuitbreaker_django.core.errors import CircuitBackendError, CircuitOpenError
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy, micros, seconds
@@ -85,6 +86,8 @@ class Backend(abc.ABC):
     digest: str = ""
     #: Seconds between two times that this process tells of its calls; 0: it never does (rule 23).
     stats_interval: float = 5.0
+    #: What is kept of the messages of exceptions.
+    error_detail: Detail = Detail()
 
     def __init__(self, *, clock: Clock = monotonic) -> None:
         self.clock = clock
@@ -133,6 +136,7 @@ class Backend(abc.ABC):
         slow: bool = False,
         error: str = "",
         retry_after: float = 0,
+        message: str = "",
     ) -> None:
         """A call that was admitted under ``epoch`` has ended, and is to be counted.
 
@@ -144,6 +148,7 @@ class Backend(abc.ABC):
             slow: whether it took long.
             error: the class of the exception.
             retry_after: for how many seconds the failing answer asks to be left alone.
+            message: of the exception.
         """
         self.sync()  # what has happened meanwhile may have made it void
         process = self._here()
@@ -155,9 +160,9 @@ class Backend(abc.ABC):
             view.count(policy, now, failed=failed, slow=slow)
             tells = failed or slow or view.has_to_tell(policy, now)
             if tells:
-                own = view.own_evidence(now, error, asked)
+                own = view.own_evidence(now, error, asked, message)
                 times = (now,) if failed else ()
-                self._keep(view, policy, now, times, error, now + asked)
+                self._keep(view, policy, now, times, error, now + asked, message=message)
         if tells:
             self._flush(process, self._patience())
         events: tuple[Event, ...] = ()
@@ -221,6 +226,7 @@ class Backend(abc.ABC):
         outcome: Outcome,
         error: str = "",
         retry_after: float = 0,
+        message: str = "",
     ) -> None:
         """A trial has ended; ``retry_after`` is what its failing answer asks for, in seconds."""
         if not trial.live:
@@ -232,7 +238,7 @@ class Backend(abc.ABC):
         view = trial.view
         asked = micros(retry_after)
         if trial.local:
-            self._finish_local(process, trial, policy, outcome, error, asked)
+            self._finish_local(process, trial, policy, outcome, error, asked, message)
             return
         with process.lock:
             view.pause_until = 0
@@ -246,6 +252,7 @@ class Backend(abc.ABC):
                         outcome,
                         error,
                         self.clock() + asked,
+                        message,
                     )
                 )
         self._flush(process, self._patience())
@@ -349,6 +356,7 @@ class Backend(abc.ABC):
         error: str = "",
         retry_at: int = 0,
         spared: int = 0,
+        message: str = "",
     ) -> None:
         """Keep for the store what it has not been told of."""
         tally = view.tally
@@ -361,6 +369,7 @@ class Backend(abc.ABC):
             streak=0 if tally is None else tally.streak,
             retry_at=retry_at,
             spared=spared,
+            last_message=message,
         )
         kept = self._evidence.get(view.name)
         if kept is None:
@@ -560,6 +569,7 @@ class Backend(abc.ABC):
         outcome: Outcome,
         error: str,
         asked: int,
+        message: str,
     ) -> None:
         view = trial.view
         incarnation, epoch = trial.fence
@@ -568,7 +578,15 @@ class Backend(abc.ABC):
             view.pause_until = 0
             if view.local and view.incarnation == incarnation:
                 circuit, events = core.report(
-                    view.circuit, epoch, trial.token, outcome, policy, self.clock(), error, asked
+                    view.circuit,
+                    epoch,
+                    trial.token,
+                    outcome,
+                    policy,
+                    self.clock(),
+                    error,
+                    asked,
+                    message,
                 )
                 view.go_on(circuit)
         self._announce([(view.name, event) for event in events])

@@ -188,6 +188,7 @@ def _without_times(circuit: Circuit, now: int) -> Circuit:
         permits=(),
         trials=0,
         trial_successes=0,
+        last_error_at=0,
     )
 
 

@@ -39,7 +39,7 @@ class Evidence:
         fence: the moment of the circuit that the calls were admitted under.
         policy: the rules.
         times: of the newest failures.
-        last_error: the class of the newest failure's exception.
+        last_error, last_message: the class of the newest failure's exception, and what it said.
         slices: all calls, where a rate is asked for.
         streak: the longest row of failures.
         retry_at: until when the failing answer asks to be left alone.
@@ -54,6 +54,7 @@ class Evidence:
     streak: int = 0
     retry_at: int = 0
     spared: int = 0
+    last_message: str = ""
 
     def add(self, newer: Evidence, now: int) -> None:
         """Add what was seen later; what is of an earlier moment of the circuit is void."""
@@ -62,7 +63,8 @@ class Evidence:
             self.streak = self.retry_at = 0
         self.policy = newer.policy
         self.times = window.add(self.times, newer.times, newer.policy)
-        self.last_error = newer.last_error or self.last_error
+        if newer.last_error:
+            self.last_error, self.last_message = newer.last_error, newer.last_message
         self.slices = window.merge(self.slices, newer.slices, newer.policy, now)
         self.streak = max(self.streak, newer.streak)
         self.retry_at = max(self.retry_at, newer.retry_at)
@@ -81,6 +83,7 @@ class Evidence:
             spared=self.spared,
             origin=origin,
             patience=patience,
+            last_message=self.last_message,
         )
 
 
@@ -95,6 +98,7 @@ class Report:
     outcome: Outcome
     last_error: str
     retry_at: int = 0
+    last_message: str = ""
 
 
 @dataclass(slots=True)

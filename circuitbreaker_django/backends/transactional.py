@@ -95,6 +95,7 @@ class TransactionalBackend(Backend):
                     step.now,
                     report.last_error,
                     max(0, report.retry_at - local_now),
+                    report.last_message,
                 )
                 step.write(report.name, after, events)
                 if len(after.permits) < len(circuit.permits):

@@ -27,7 +27,8 @@ def event_in_words(event: Event) -> str:
     if event.reason:
         words.append(f"({event.reason})")
     if event.last_error:
-        words.append(f"- last error: {event.last_error}")
+        message = f": {event.last_message}" if event.last_message else ""
+        words.append(f"- last error: {event.last_error}{message}")
     return " ".join(words)
 
 

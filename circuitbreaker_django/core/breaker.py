@@ -256,18 +256,20 @@ class CircuitBreaker:
             and backend.seconds() - started >= policy.slow_call_duration
         )
         view.slow += slow
-        error = "slow call" if slow else ""
+        error, message = "slow call" if slow else "", ""
         wait = 0.0
         if outcome is Outcome.FAILURE:
             view.failures += 1
-            error = type(answer).__qualname__ if isinstance(answer, BaseException) else ""
+            error = ""
+            if isinstance(answer, BaseException):
+                error, message = type(answer).__qualname__, backend.error_detail.of(answer)
             wait = self.classifier.retry_after(answer) or 0.0
         elif outcome is Outcome.IGNORED:
             view.ignored += 1
         if isinstance(admission, Trial):
             if slow:  # what would open it again cannot close it
                 outcome = Outcome.FAILURE
-            backend.finish(admission, policy, outcome, error, wait)
+            backend.finish(admission, policy, outcome, error, wait, message)
         elif outcome is not Outcome.IGNORED:
             failed = outcome is Outcome.FAILURE
             backend.count(
@@ -278,6 +280,7 @@ class CircuitBreaker:
                 slow=slow,
                 error=error,
                 retry_after=wait,
+                message=message,
             )
 
     def leave_block(

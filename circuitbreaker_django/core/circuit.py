@@ -97,7 +97,8 @@ class Circuit:
         permits: of this epoch that have not reported.
         override: an operator's will, which dominates while it lasts.
         actor, reason: who brought the state about, if a person did, and why.
-        last_error: the class of the newest failure's exception.
+        last_error, last_message: the class of the newest failure's exception, and what it said.
+        last_error_at: when that failure was.
     """
 
     epoch: int
@@ -117,6 +118,8 @@ class Circuit:
     actor: str = ""
     reason: str = ""
     last_error: str = ""
+    last_message: str = ""
+    last_error_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class Batch:
     Attributes:
         epoch: of the closed circuit.
         ages: of the newest failures, in microseconds.
-        last_error: the class of the newest failure's exception.
+        last_error, last_message: the class of the newest failure's exception, and what it said.
         slices: all calls, where a rate is asked for, not told of before; in the store's time.
         streak: the failures in a row, up to the newest.
         retry_after: how long the failing answer asks to be left alone, in microseconds.
@@ -144,6 +147,7 @@ class Batch:
     spared: int = 0
     origin: str = ""
     patience: int = 0
+    last_message: str = ""
 
 
 class CommandKind(StrEnum):
@@ -199,6 +203,7 @@ class Event:
     last_error: str = ""
     calls: int = 0
     slow: int = 0
+    last_message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +347,7 @@ def report(
     now: int,
     last_error: str = "",
     retry_after: int = 0,
+    last_message: str = "",
 ) -> Result:
     """A trial has ended; its token counts once, in its epoch, also after its lease (rule 12)."""
     circuit = settle(circuit, now)
@@ -353,7 +359,7 @@ def report(
     if outcome is Outcome.IGNORED:
         return circuit, ()
     if outcome is Outcome.FAILURE:
-        circuit = replace(circuit, last_error=last_error[:MAX_TEXT])
+        circuit = _with_error(circuit, last_error, last_message, now)
         return _open(circuit, policy, now, cause="a trial failed", asked=retry_after)
     successes = circuit.trial_successes + 1
     if successes < policy.success_threshold:
@@ -464,8 +470,9 @@ def _with_batch(circuit: Circuit, batch: Batch, policy: Policy, now: int) -> Cir
         circuit,
         failures=window.add(circuit.failures, times, policy),
         slices=slices,
-        last_error=batch.last_error[:MAX_TEXT] if batch.ages else circuit.last_error,
     )
+    if times:
+        circuit = _with_error(circuit, batch.last_error, batch.last_message, max(times))
     if not was_suspect and is_suspect(circuit, policy, now):
         circuit = replace(circuit, suspect_since=now)
     if policy.quorum > 1:
@@ -476,6 +483,15 @@ def _with_batch(circuit: Circuit, batch: Batch, policy: Policy, now: int) -> Cir
             newest = sorted((*others, witness), key=lambda one: one.seen_at)
             circuit = replace(circuit, witnesses=tuple(newest[-policy.quorum :]))
     return circuit
+
+
+def _with_error(circuit: Circuit, error: str, message: str, at: int) -> Circuit:
+    return replace(
+        circuit,
+        last_error=error[:MAX_TEXT],
+        last_message=message[:MAX_TEXT],
+        last_error_at=at,
+    )
 
 
 def _has_quorum(circuit: Circuit, policy: Policy, now: int) -> bool:
@@ -560,6 +576,8 @@ def _close(
         actor="" if order is None else order.actor[:MAX_TEXT],
         reason=cause if order is None else order.reason[:MAX_TEXT],
         last_error=circuit.last_error,
+        last_message=circuit.last_message,
+        last_error_at=circuit.last_error_at,
     )
     return _moved(circuit, closed, policy, now, cause=cause, order=order)
 
@@ -573,6 +591,8 @@ def _moved(
     look = automatic if order is None and mode is Mode.METRICS_ONLY else effective
     then = look(after, policy, now).state
     seen = window.total(before.slices, policy, now)
+    # What opened it; to a command or to a close an old error would be no explanation.
+    explains = order is None and then is CircuitState.OPEN
     event = Event(
         epoch=after.epoch,
         at=now,
@@ -583,9 +603,9 @@ def _moved(
         actor="" if order is None else order.actor[:MAX_TEXT],
         reason="" if order is None else order.reason[:MAX_TEXT],
         failures=max(seen.failures, len(window.live(before.failures, policy, now))),
-        # What opened it; to a command or to a close an old error would be no explanation.
-        last_error=after.last_error if order is None and then is CircuitState.OPEN else "",
+        last_error=after.last_error if explains else "",
         calls=seen.calls,
         slow=seen.slow,
+        last_message=after.last_message if explains else "",
     )
     return after, (event,)

@@ -57,6 +57,7 @@ def load_event(text: str) -> Event:
         last_error=_text(data, "last_error"),
         calls=_int(data, "calls", least=0),
         slow=_int(data, "slow", least=0),
+        last_message=_text(data, "last_message"),
     )
 
 
@@ -83,6 +84,8 @@ def _circuit(data: Any) -> Circuit:
         actor=_text(data, "actor"),
         reason=_text(data, "reason"),
         last_error=_text(data, "last_error"),
+        last_message=_text(data, "last_message"),
+        last_error_at=_int(data, "last_error_at"),
     )
 
 

@@ -220,7 +220,9 @@ class View:
             return True
         return window.why_tripped((), tally.slices(now), 0, policy, now) is not None
 
-    def own_evidence(self, now: int, error: str = "", retry_after: int = 0) -> Batch:
+    def own_evidence(
+        self, now: int, error: str = "", retry_after: int = 0, message: str = ""
+    ) -> Batch:
         """All that this process has seen by itself."""
         tally = self.tally
         return Batch(
@@ -230,6 +232,7 @@ class View:
             slices=() if tally is None else tally.slices(now),
             streak=0 if tally is None else tally.streak,
             retry_after=retry_after,
+            last_message=message,
         )
 
     def trip_on_own_evidence(

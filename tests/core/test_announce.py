@@ -21,6 +21,13 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
             "circuit pay is open: 5 failures within 60 s - last error: Down",
         ),
         (
+            Event(
+                2, 0, CLOSED, OPEN, Mode.AUTO, "trial", last_error="Down", last_message="refused"
+            ),
+            logging.WARNING,
+            "circuit pay is open: trial - last error: Down: refused",
+        ),
+        (
             Event(2, 0, CLOSED, OPEN, Mode.FORCED_OPEN, "hold", actor="ann", reason="upgrade"),
             logging.WARNING,
             "circuit pay is open: hold by ann (upgrade)",

@@ -21,6 +21,7 @@ from circuitbreaker_django.core.circuit import (
 )
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
+from circuitbreaker_django.core.window import Slice
 
 SECOND = 1_000_000
 NOW = 1000 * SECOND
@@ -61,14 +62,19 @@ def held(now: int = NOW, circuit: Circuit = NEW, **options: object) -> Circuit:
 
 
 def test_failures_below_the_threshold_are_counted_and_leave_it_closed():
-    circuit, events = core.record(NEW, Batch(1, (3 * SECOND,), "Down"), POLICY, NOW)
+    batch = Batch(1, (3 * SECOND,), "Down", last_message="refused")
+    circuit, events = core.record(NEW, batch, POLICY, NOW)
+    then = NOW - 3 * SECOND
     assert events == ()
-    assert circuit == replace(NEW, failures=(NOW - 3 * SECOND,), last_error="Down")
+    assert circuit == replace(
+        NEW, failures=(then,), last_error="Down", last_message="refused", last_error_at=then
+    )
 
 
 def test_the_threshold_opens_it_with_a_new_epoch_and_says_why():
     circuit, _ = core.record(NEW, Batch(1, (0,), "Down"), POLICY, NOW)
-    circuit, (event,) = core.record(circuit, Batch(1, (0,), "Gone"), POLICY, NOW + SECOND)
+    batch = Batch(1, (0,), "Gone", last_message="404")
+    circuit, (event,) = core.record(circuit, batch, POLICY, NOW + SECOND)
     assert circuit == Circuit(
         epoch=NOW + SECOND,
         state=OPEN,
@@ -77,10 +83,13 @@ def test_the_threshold_opens_it_with_a_new_epoch_and_says_why():
         openings=1,
         reason="2 failures within 10 s, last Gone",
         last_error="Gone",
+        last_message="404",
+        last_error_at=NOW + SECOND,
     )
     assert (event.epoch, event.at) == (NOW + SECOND, NOW + SECOND)
     assert (event.before, event.after, event.mode) == (CLOSED, OPEN, Mode.AUTO)
-    assert (event.cause, event.failures, event.last_error) == ("2 failures within 10 s", 2, "Gone")
+    assert (event.cause, event.failures) == ("2 failures within 10 s", 2)
+    assert (event.last_error, event.last_message) == ("Gone", "404")
 
 
 def test_one_failure_is_told_in_the_singular_and_without_an_error_that_has_no_name():
@@ -233,10 +242,14 @@ def test_a_successful_trial_closes_it_and_clears_everything():
         circuit, circuit.epoch, "a", Outcome.SUCCESS, POLICY, NOW + SECOND
     )
     assert closed == Circuit(
-        epoch=NOW + SECOND, since=NOW + SECOND, reason="a trial succeeded", last_error="Down"
+        epoch=NOW + SECOND,
+        since=NOW + SECOND,
+        reason="a trial succeeded",
+        last_error="Down",
+        last_error_at=circuit.last_error_at,
     )
     assert (event.before, event.after, event.cause) == (HALF_OPEN, CLOSED, "a trial succeeded")
-    assert event.last_error == ""
+    assert (event.last_error, event.last_message) == ("", "")
 
 
 def test_as_many_trials_as_the_success_threshold_must_succeed():
@@ -258,7 +271,9 @@ def test_a_failed_trial_opens_it_again_and_forgets_the_successes():
     circuit, _ = core.report(circuit, epoch, "a", Outcome.SUCCESS, policy, NOW)
     circuit, _, _ = core.acquire(circuit, epoch, "b", policy, NOW)
     since = circuit.since
-    circuit, (event,) = core.report(circuit, epoch, "b", Outcome.FAILURE, policy, NOW, "Gone")
+    circuit, (event,) = core.report(
+        circuit, epoch, "b", Outcome.FAILURE, policy, NOW, "Gone", last_message="404"
+    )
     assert circuit == Circuit(
         epoch=NOW,
         state=OPEN,
@@ -267,9 +282,12 @@ def test_a_failed_trial_opens_it_again_and_forgets_the_successes():
         openings=2,
         reason="a trial failed, last Gone",
         last_error="Gone",
+        last_message="404",
+        last_error_at=NOW,
     )
     assert (event.before, event.after) == (HALF_OPEN, OPEN)
     assert (event.cause, event.last_error) == ("a trial failed", "Gone")
+    assert event.last_message == "404"
 
 
 def test_a_neutral_trial_gives_its_permit_back_and_counts_as_nothing():
@@ -326,6 +344,7 @@ def test_trip_opens_as_failures_would_and_says_who():
         actor="ann",
         reason="upgrade",
         last_error="Down",
+        last_error_at=NOW,
     )
     assert (event.before, event.after, event.mode) == (CLOSED, OPEN, Mode.AUTO)
     assert (event.cause, event.actor, event.reason) == ("trip", "ann", "upgrade")
@@ -422,6 +441,7 @@ def test_reset_closes_and_clears_all(before):
         actor="ann",
         reason="well",
         last_error=before.last_error,
+        last_error_at=before.last_error_at,
     )
     assert (event.before, event.after, event.mode) == (was, CLOSED, Mode.AUTO)
     assert (event.cause, event.last_error) == ("reset", "")
@@ -448,14 +468,29 @@ def test_texts_from_outside_are_cut(kind):
         assert len(text) == MAX_TEXT
 
 
-def test_names_of_errors_are_cut():
-    circuit, _ = core.record(NEW, Batch(1, (0,), "E" * 9999), POLICY, NOW)
-    assert len(circuit.last_error) == MAX_TEXT
+def test_names_and_messages_of_errors_are_cut():
+    batch = Batch(1, (0,), "E" * 9999, last_message="m" * 9999)
+    circuit, _ = core.record(NEW, batch, POLICY, NOW)
+    assert (len(circuit.last_error), len(circuit.last_message)) == (MAX_TEXT, MAX_TEXT)
     circuit = with_trial()
     circuit, _ = core.report(
-        circuit, circuit.epoch, "a", Outcome.FAILURE, POLICY, NOW, last_error="E" * 9999
+        circuit,
+        circuit.epoch,
+        "a",
+        Outcome.FAILURE,
+        POLICY,
+        NOW,
+        last_error="E" * 9999,
+        last_message="m" * 9999,
     )
-    assert len(circuit.last_error) == MAX_TEXT
+    assert (len(circuit.last_error), len(circuit.last_message)) == (MAX_TEXT, MAX_TEXT)
+
+
+def test_a_batch_without_failures_leaves_the_last_error():
+    circuit, _ = core.record(NEW, Batch(1, (0,), "Down", last_message="x"), POLICY, NOW)
+    batch = Batch(1, last_error="slow call", slices=(Slice(NOW, 1, 0, 1),))
+    later, _ = core.record(circuit, batch, POLICY, NOW + SECOND)
+    assert (later.last_error, later.last_message, later.last_error_at) == ("Down", "x", NOW)
 
 
 @pytest.mark.parametrize("kind", EFFECTIVE)

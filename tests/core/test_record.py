@@ -40,6 +40,8 @@ plain_circuits = st.builds(
     actor=texts,
     reason=texts,
     last_error=texts,
+    last_message=texts,
+    last_error_at=times,
 )
 circuits = plain_circuits | st.builds(
     lambda circuit, override, aside: replace(circuit, override=replace(override, aside=aside)),
@@ -61,6 +63,7 @@ events = st.builds(
     last_error=texts,
     calls=counts,
     slow=counts,
+    last_message=texts,
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
