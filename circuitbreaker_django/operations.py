@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
-from circuitbreaker_django.backends.store import NoStore, Overview, ProcessInfo
+from circuitbreaker_django.backends.store import NoStore, Overview, ProcessInfo, Stats
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import options, window
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
@@ -41,7 +41,15 @@ class BreakerStatus:
         since: when it opened, closed or was held; ``None`` when nothing has ever happened.
         retry_after: seconds until a call may pass; ``None`` when it is closed, or held without end.
         failures: that count towards its opening.
+        failure_rate: the share of failures among the calls of the window; ``None`` when it is not
+            closed, or no rule asks for it.
+        slow_rate: the share of slow calls, likewise.
+        calls_needed: calls that the window lacks for the two to count.
         would_reject: calls that passed under ``metrics_only`` and else would have been rejected.
+        alone_in: the processes that have opened it for themselves only, while it is closed.
+        last_error, last_message: the class of the newest failure's exception, and what it said.
+        last_error_at: when that failure was; ``None`` when there was none.
+        stats: its calls over time; ``None`` when nobody counts them, or they cannot be read.
         policy: its effective numbers.
         where: it is declared, as ``file:line`` or in which setting; empty when nobody does.
     """
@@ -56,7 +64,15 @@ class BreakerStatus:
     since: datetime | None
     retry_after: float | None
     failures: int
+    failure_rate: float | None
+    slow_rate: float | None
+    calls_needed: int
     would_reject: int
+    alone_in: tuple[ProcessInfo, ...]
+    last_error: str
+    last_message: str
+    last_error_at: datetime | None
+    stats: Stats | None
     policy: Policy
     where: str
 
@@ -108,10 +124,15 @@ class ControlRoom:
         return self._overview.processes
 
     @property
+    def differing(self) -> tuple[ProcessInfo, ...]:
+        """The live processes that run with other settings than this one."""
+        own = self.registry.config.digest()
+        return tuple(process for process in self.processes if process.digest != own)
+
+    @property
     def settings_differ(self) -> bool:
-        """Whether live processes, or this one, run with different settings."""
-        digests = {process.digest for process in self.processes}
-        return bool(digests - {self.registry.config.digest()})
+        """Whether live processes run with other settings than this one."""
+        return bool(self.differing)
 
     def names(self) -> list[str]:
         """Every known name: of the settings, of anybody's code, and of the store (rule 23)."""
@@ -128,9 +149,20 @@ class ControlRoom:
         refuse_unknown(chosen, known, f"registry {self.registry.config.alias!r}")
         return chosen or known
 
-    def status(self, names: Iterable[str]) -> list[BreakerStatus]:
-        """Those breakers, as they were at the last look."""
-        return [self._status(name) for name in names]
+    def status(self, names: Iterable[str], *, day: bool = False) -> list[BreakerStatus]:
+        """Those breakers, as they were at the last look, and their calls over time.
+
+        Args:
+            names: of breakers.
+            day: whether the calls of the last day are asked for, and not of the last hour only.
+        """
+        names = list(names)
+        stats = self._stats(names, day)
+        alone: dict[str, list[ProcessInfo]] = {}
+        for process in self.processes:
+            for name in process.alone:
+                alone.setdefault(name, []).append(process)
+        return [self._status(name, stats.get(name), tuple(alone.get(name, ()))) for name in names]
 
     # -- steering ---------------------------------------------------------------------------
 
@@ -236,7 +268,20 @@ class ControlRoom:
         except (TypeError, ValueError):  # published by a process of another release
             return options.make({**config.defaults, **here})[0]
 
-    def _status(self, name: str) -> BreakerStatus:
+    def _stats(self, names: list[str], day: bool) -> dict[str, Stats]:
+        """The calls of those breakers over time, if anybody counts them."""
+        if self.missing is not None or not self.registry.config.stats_interval:
+            return {}
+        try:
+            found = self._backend.stats(names, day=day)
+        except CircuitBackendError:  # all else is known
+            return {}
+        nothing = Stats(self._overview.now, time.time())
+        return {name: found.get(name, nothing) for name in names}
+
+    def _status(
+        self, name: str, stats: Stats | None, alone_in: tuple[ProcessInfo, ...]
+    ) -> BreakerStatus:
         overview, policy = self._overview, self._policy(name)
         now = overview.now
         circuit = core.settle(overview.circuits.get(name, Circuit(epoch=0)), now)
@@ -244,6 +289,12 @@ class ControlRoom:
         hold = circuit.override
         since = circuit.since if hold is None else hold.since
         closed = seen.state is CircuitState.CLOSED
+        counted = window.total(circuit.slices, policy, now)
+        counts = circuit.state is CircuitState.CLOSED
+        by_rate = counts and policy.failure_rate_threshold is not None
+        by_time = counts and policy.slow_call_duration is not None
+        # Where nobody has failed the calls are not counted together, and no rate needs more.
+        suspect = core.is_suspect(circuit, policy, now)
         return BreakerStatus(
             registry=self.registry.config.alias,
             name=name,
@@ -254,11 +305,16 @@ class ControlRoom:
             updated_by=circuit.actor if hold is None else hold.actor,
             since=_moment(since, now) if since else None,
             retry_after=None if closed or seen.wait is None else seconds(seen.wait),
-            failures=max(
-                len(window.live(circuit.failures, policy, now)),
-                window.total(circuit.slices, policy, now).failures,
-            ),
+            failures=max(len(window.live(circuit.failures, policy, now)), counted.failures),
+            failure_rate=counted.failures / max(1, counted.calls) if by_rate else None,
+            slow_rate=counted.slow / max(1, counted.calls) if by_time else None,
+            calls_needed=max(0, policy.minimum_calls - counted.calls) if suspect else 0,
             would_reject=circuit.spared,
+            alone_in=alone_in if closed and seen.mode is Mode.AUTO else (),
+            last_error=circuit.last_error,
+            last_message=circuit.last_message,
+            last_error_at=_moment(circuit.last_error_at, now) if circuit.last_error_at else None,
+            stats=stats,
             policy=policy,
             where=self._where(name),
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import getpass
 import io
 import json
+import os
 import re
 import socket
 import sqlite3
 import types
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -16,15 +18,19 @@ from django.test import override_settings
 
 from circuitbreaker_django import (
     CircuitBreaker,
+    CircuitOpenError,
     CircuitState,
     Mode,
     operations,
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.core.circuit import MAX_TEXT
+from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.management.commands import breaker as module
+from tests.core.calls import fail
 
 HOST = socket.gethostname()
+NOTHING = Counts()._asdict()
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
 ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 
@@ -112,7 +118,7 @@ def test_status_is_a_table_and_what_it_was_read_from(run, worker, tmp_path):
         "\n"
         f"Backend: SQLiteBackend at {tmp_path}/circuits.v1.sqlite3\n"
         f"Attached: 1 live process ({worker_kind(worker)})\n"
-        "Some live processes run with other settings than this command.\n"
+        "Other settings than this command's are in force in 1 of 1 live processes.\n"
         "\n"
     )
 
@@ -277,6 +283,16 @@ def test_json_of_a_closed_circuit(rows, worker):
         "retry_after": None,
         "failures": 0,
         "would_reject": 0,
+        "failure_rate": None,
+        "slow_rate": None,
+        "calls_needed": 0,
+        "calls_per_second": 0.0,
+        "last_minute": NOTHING,
+        "last_hour": NOTHING,
+        "open_alone_in": [],
+        "last_error": None,
+        "last_error_message": None,
+        "last_error_at": None,
     }
 
 
@@ -825,7 +841,103 @@ def test_what_would_have_been_rejected_is_shown(run, rows, worker):
 
 def test_failures_have_no_threshold_where_a_rate_decides(run, worker, settings_of_breakers):
     settings_of_breakers["default"]["BREAKERS"]["search"] = {"failure_rate_threshold": 0.5}
-    assert re.search(r"^search +closed +0$", run("status").out, re.M)
+    assert re.search(r"^search +closed +0 of 50 % failed$", run("status").out, re.M)
+
+
+# -- figures ----------------------------------------------------------------------------------
+
+
+def calls(breaker, number, error=None, times=1):
+    """Calls that succeed, and then some that fail."""
+    for _ in range(number):
+        breaker.call(lambda: None)
+    for _ in range(times if error else 0):
+        with pytest.raises(type(error)):
+            breaker.call(fail, error)
+
+
+def test_calls_per_second_and_rejections_are_shown(run, rows, worker):
+    calls(worker.search, 600)
+    worker.payments.trip()
+    for _ in range(7):
+        with pytest.raises(CircuitOpenError):
+            worker.payments.call(lambda: None)
+    worker.backend.publish()
+    shown = rows()
+    assert 5 <= shown["search"]["calls_per_second"] <= 10
+    assert shown["search"]["last_hour"] == {**NOTHING, "calls": 600}
+    assert shown["payments"]["last_hour"] == {**NOTHING, "calls": 1, "rejected": 7}
+    table = run("status").out
+    assert "CALLS/S  REJECTED/H" in table
+    assert re.search(r"^payments +open +5 min +< 0.1 +7 ", table, re.M)
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0, ""), (0.04, "< 0.1"), (0.26, "0.3"), (9.96, "10.0"), (1234.5, "1234")]
+)
+def test_a_rate_is_as_exact_as_it_is_small(rate, shown):
+    assert module._per_second(rate) == shown
+
+
+def test_nothing_is_shown_of_calls_that_nobody_counts(run, rows, worker, settings_of_breakers):
+    worker.backend.publish()
+    settings_of_breakers["default"]["STATS_INTERVAL"] = 0
+    row = rows()["payments"]
+    assert [row[key] for key in ("calls_per_second", "last_minute", "last_hour")] == [None] * 3
+    assert "CALLS/S" not in run("status").out
+
+
+def test_rates_are_shown_and_what_they_lack(run, rows, worker, settings_of_breakers):
+    policy: dict[str, Any] = {
+        "failure_threshold": None,
+        "failure_rate_threshold": 0.5,
+        "slow_call_duration": 9,
+        "minimum_calls": 10,
+    }
+    settings_of_breakers["default"]["BREAKERS"]["pay"] = policy
+    breaker = CircuitBreaker("pay", backend=worker.backend, **policy)
+    calls(breaker, 3, OSError("refused"))
+    row = rows()["pay"]
+    assert (row["failure_rate"], row["slow_rate"], row["calls_needed"]) == (0.25, 0.0, 6)
+    assert re.search(r"^pay +closed +rates need 6 more calls\b", run("status").out, re.M)
+    calls(breaker, 5, OSError("refused"))
+    worker.backend._keep_contributions()
+    worker.backend._flush(worker.backend._here(), 1)
+    row = rows()["pay"]
+    assert (row["failure_rate"], row["calls_needed"]) == (0.2, 0)
+    table = run("status").out
+    assert re.search(r"^pay +closed +20 of 50 % failed, 0 of 100 % slow", table, re.M)
+    breaker.trip()
+    row = rows()["pay"]
+    assert (row["failure_rate"], row["slow_rate"], row["calls_needed"]) == (None, None, 0)
+
+
+def test_class_and_message_of_the_last_error_are_apart(rows, run, worker):
+    calls(worker.payments, 0, OSError("refused"), times=5)
+    row = rows()["payments"]
+    assert (row["last_error"], row["last_error_message"]) == ("OSError", "refused")
+    assert re.fullmatch(ISO, row["last_error_at"])
+    [event] = json.loads(run("history", "--format", "json").out)
+    assert (event["last_error"], event["last_error_message"]) == ("OSError", "refused")
+    assert run("history").out.endswith(" - last error: OSError: refused\n")
+
+
+def test_a_circuit_that_one_process_has_open_alone_says_so(
+    run, rows, worker, settings_of_breakers, tmp_path
+):
+    settings_of_breakers["default"]["BREAKERS"]["pay"] = {"quorum": 2}
+    sick = SQLiteBackend(tmp_path / "circuits.sqlite3")
+    sick.threads = False
+    breaker = CircuitBreaker("pay", failure_threshold=1, quorum=2, backend=sick)
+    calls(breaker, 0, OSError())
+    sick.publish()
+    row = rows()["pay"]
+    assert (row["state"], row["open_alone_in"]) == ("closed", [f"{HOST}:{os.getpid()}"])
+    table = run("status").out
+    assert re.search(r"^pay +closed, open alone in 1 of 2 processes +1 of 5", table, re.M)
+    assert "Attached: 2 live processes" in table
+    sick.close()
+    assert rows()["pay"]["open_alone_in"] == []
 
 
 def test_history_says_what_when_and_who(run, worker):
@@ -858,6 +970,7 @@ def test_history_as_json(run, worker):
         "calls": 0,
         "slow": 0,
         "last_error": None,
+        "last_error_message": None,
     }
 
 

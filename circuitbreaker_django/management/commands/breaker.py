@@ -240,7 +240,7 @@ class Command(BaseCommand):
         if len(registries) > 1:
             self.stdout.write(self.style.MIGRATE_HEADING(f"Registry {printable(config.alias)}"))
         if rows:
-            self._show_table(rows, with_where=verbosity > 1)
+            self._show_table(rows, len(room.processes), with_where=verbosity > 1)
         else:
             self.stdout.write("No breakers are known.")
         backend = config.backend.rpartition(".")[2]
@@ -253,10 +253,11 @@ class Command(BaseCommand):
             self.stdout.write(self.style.WARNING(warning))
         self.stdout.write()
 
-    def _show_table(self, rows: list[BreakerStatus], *, with_where: bool) -> None:
-        head = ["BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "SINCE", "WHY", "WHO"]
+    def _show_table(self, rows: list[BreakerStatus], processes: int, *, with_where: bool) -> None:
+        head = ["BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "CALLS/S", "REJECTED/H"]
+        head += ["SINCE", "WHY", "WHO"]
         head += ["DECLARED IN"] * with_where
-        columns = zip(head, *(_cells(row)[: len(head)] for row in rows), strict=True)
+        columns = zip(head, *(_cells(row, processes)[: len(head)] for row in rows), strict=True)
         padded = [
             [cell.ljust(max(map(len, column))) for cell in column]
             for column in columns
@@ -343,8 +344,9 @@ def _warnings(room: ControlRoom) -> Iterator[str]:
             f"Registry {alias!r} keeps circuits in each process alone: these are the ones of this "
             "command, and say nothing of any other process."
         )
-    if room.settings_differ:
-        yield "Some live processes run with other settings than this command."
+    if room.differing:
+        share = f"{len(room.differing)} of {len(room.processes)} live processes"
+        yield f"Other settings than this command's are in force in {share}."
 
 
 def _said(before: BreakerStatus, after: BreakerStatus, kind: CommandKind) -> str:
@@ -381,13 +383,16 @@ def _state(row: BreakerStatus) -> str:
     return f"{words.removesuffix(' until reset')} until {_utc(row.mode_until)}"
 
 
-def _cells(row: BreakerStatus) -> list[str]:
+def _cells(row: BreakerStatus, processes: int) -> list[str]:
+    alone = f", open alone in {len(row.alone_in)} of {processes} processes" * bool(row.alone_in)
     cells = (
         row.name,
-        _state(row),
+        _state(row) + alone,
         "" if row.retry_after is None else _length(math.ceil(row.retry_after)),
         _failures(row) * (row.state is CircuitState.CLOSED),
         f"{row.would_reject} calls" * (row.mode is Mode.METRICS_ONLY),
+        "" if row.stats is None else _per_second(row.stats.calls_per_second),
+        "" if row.stats is None else str(row.stats.last_hour.rejected or ""),
         "" if row.since is None else f"{_ago(row.since)} ({_utc(row.since)})",
         row.reason,
         row.updated_by,
@@ -410,12 +415,44 @@ def _as_json(row: BreakerStatus) -> dict[str, Any]:
         "retry_after": row.retry_after,
         "failures": row.failures,
         "would_reject": row.would_reject,
+        "failure_rate": row.failure_rate,
+        "slow_rate": row.slow_rate,
+        "calls_needed": row.calls_needed,
+        "calls_per_second": row.stats and row.stats.calls_per_second,
+        "last_minute": row.stats and row.stats.last_minute._asdict(),
+        "last_hour": row.stats and row.stats.last_hour._asdict(),
+        "open_alone_in": [f"{process.host}:{process.pid}" for process in row.alone_in],
+        "last_error": row.last_error or None,
+        "last_error_message": row.last_message or None,
+        "last_error_at": row.last_error_at and f"{row.last_error_at:%Y-%m-%dT%H:%M:%SZ}",
     }
 
 
 def _failures(row: BreakerStatus) -> str:
-    threshold = row.policy.failure_threshold
-    return f"{row.failures}" if threshold is None else f"{row.failures} of {threshold}"
+    """How near it is to opening, by each rule."""
+    policy, parts = row.policy, []
+    if policy.failure_threshold is not None:
+        parts.append(f"{row.failures} of {policy.failure_threshold}")
+    elif not policy.has_rates:
+        parts.append(f"{row.failures}")
+    if row.calls_needed:
+        parts.append(f"rates need {row.calls_needed} more call{'s' * (row.calls_needed > 1)}")
+        return ", ".join(parts)
+    if row.failure_rate is not None and policy.failure_rate_threshold is not None:
+        parts.append(_share(row.failure_rate, policy.failure_rate_threshold, "failed"))
+    if row.slow_rate is not None:
+        parts.append(_share(row.slow_rate, policy.slow_call_rate_threshold, "slow"))
+    return ", ".join(parts)
+
+
+def _share(rate: float, threshold: float, what: str) -> str:
+    return f"{100 * rate:.3g} of {100 * threshold:.3g} % {what}"
+
+
+def _per_second(rate: float) -> str:
+    if not rate:
+        return ""
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else "< 0.1"
 
 
 def _event_as_json(registry: str, at: datetime, name: str, event: Event) -> dict[str, Any]:
@@ -433,6 +470,7 @@ def _event_as_json(registry: str, at: datetime, name: str, event: Event) -> dict
         "calls": event.calls,
         "slow": event.slow,
         "last_error": event.last_error or None,
+        "last_error_message": event.last_message or None,
     }
 
 
