@@ -738,3 +738,42 @@ async def test_async_calls_by_the_short_path_are_counted_once(join, make, clock)
             await ping(error=True)
     publish(ours)
     assert ours.backend.stats()["payments"].last_hour == Counts(calls=9, failures=2)
+
+
+def alone(breaker: CircuitBreaker) -> list[tuple[str, ...]]:
+    """What each member has open alone, as operators are told."""
+    return sorted(process.alone for process in breaker.backend.overview().processes)
+
+
+def test_what_one_member_has_open_alone_is_told_until_it_is_over(join, make, clock):
+    ours, theirs = (make(join(), quorum=2) for _ in range(2))
+    if not ours.backend.shared:
+        pytest.skip("nobody else could be told")
+    theirs.call(ok)
+    failing(ours)
+    failing(ours)
+    assert rejected(ours)
+    assert theirs.call(ok) == "ok"
+    publish(ours, theirs)
+    assert alone(theirs) == [(), ("payments",)]
+    theirs.reset()
+    assert ours.call(ok) == "ok"
+    publish(ours)
+    assert alone(theirs) == [(), ()]
+
+
+def test_what_is_open_for_all_is_open_alone_nowhere(ours, theirs):
+    ours.call(ok)
+    failing(theirs)
+    failing(theirs)
+    publish(ours, theirs)
+    assert set(alone(ours)) <= {()}
+
+
+def test_what_lets_all_calls_pass_is_open_nowhere(join, make):
+    ours = make(join(), quorum=2)
+    failing(ours)
+    failing(ours)
+    assert ours.backend._open_alone() == ("payments",)
+    ours.disable()
+    assert ours.backend._open_alone() == ()

@@ -7,7 +7,7 @@ import threading
 from circuitbreaker_django import CircuitBreaker, CircuitState
 from circuitbreaker_django.backends.memory import HISTORY, MemoryBackend
 from circuitbreaker_django.backends.store import Changes
-from tests.core.calls import failing
+from tests.core.calls import failing, ok
 
 
 def test_two_backends_share_nothing(make, clock):
@@ -70,3 +70,43 @@ def test_no_failure_is_lost_between_threads(clock):
     finally:
         sys.setswitchinterval(interval)
     assert len(breaker.backend.overview().circuits["payments"].failures) == 400
+
+
+def test_calls_are_put_into_their_minutes_by_requests_that_come_now_and_then(make, clock):
+    breaker = make(MemoryBackend(clock=clock))
+    backend = breaker.backend
+    backend.publish()
+    for _ in range(60):
+        breaker.call(ok)
+        clock.advance(1)
+        backend.touch()
+    first, second = backend.stats()["payments"].minutes
+    assert first.counts.calls + second.counts.calls == 60
+    assert 15 <= first.counts.calls <= 20  # of the five seconds of one interval nobody knows
+
+
+def test_requests_do_not_count_again_and_again(make, clock, monkeypatch):
+    backend = make(MemoryBackend(clock=clock)).backend
+    monkeypatch.setattr(backend, "publish", lambda: times.append(clock()))
+    times: list[int] = []
+    backend.touch()
+    clock.advance(5)
+    backend.touch()
+    assert times == [clock()]
+
+
+def test_a_fork_begins_to_count_anew(make, clock):
+    breaker = make(MemoryBackend(clock=clock))
+    breaker.call(ok)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            nothing = breaker.backend.stats()
+            breaker.call(ok)
+            own = breaker.backend.stats()["payments"].last_hour.calls
+            code = 0 if (nothing, own) == ({}, 1) else 1
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert breaker.backend.stats()["payments"].last_hour.calls == 1

@@ -1407,3 +1407,143 @@ def test_who_has_waited_while_another_thread_read_does_not_read_again(breaker, m
     monkeypatch.setattr(file, "news", lambda: reads.append("again"))
     breaker.backend._refresh(process_of(breaker), file)
     assert reads == []
+
+
+# -- what operators are told -----------------------------------------------------------------------
+
+
+def told(breaker):
+    return breaker.backend.stats()["payments"].last_hour
+
+
+def test_calls_are_told_at_most_every_interval(breaker, other, later):
+    breaker.backend.stats_interval = 20
+    breaker.call(ok)
+    tick(breaker)
+    later(19)
+    tick(breaker)
+    assert other.backend.stats() == {}
+    later(2)
+    tick(breaker)
+    assert told(other).calls == 1
+
+
+def test_calls_are_told_more_often_than_a_process_tells_that_it_lives_if_asked(
+    breaker, other, later
+):
+    breaker.backend.stats_interval = 1
+    breaker.call(ok)
+    later(1.5)
+    tick(breaker)
+    assert told(other).calls == 1
+
+
+def test_a_call_tells_nothing_itself(breaker, other):
+    breaker.call(ok)
+    failing(breaker)
+    assert other.backend.stats() == {}
+
+
+def test_counts_that_the_store_does_not_take_are_told_later_and_once(breaker, other, monkeypatch):
+    def busy(*args: Any) -> None:
+        raise StoreBusy("busy")
+
+    breaker.call(ok)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "publish", busy)
+        breaker.backend.publish()
+        breaker.call(ok)
+        breaker.backend.publish()
+    breaker.call(ok)
+    for _ in range(2):
+        breaker.backend.publish()
+    assert told(other).calls == 3
+
+
+def test_counts_of_a_time_without_a_store_are_told_when_it_is_back(breaker, other, monkeypatch):
+    breaker.backend.publish()
+    breaker.call(ok)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_attached, "open_store", lost)
+        remove(breaker.backend.place)
+        tick(breaker)
+        breaker.call(ok)
+        breaker.backend.publish()
+    tick(breaker)
+    breaker.backend.publish()
+    assert told(breaker).calls == 2
+
+
+def lost(*args: Any, **options: Any) -> None:
+    raise StoreLost("away")
+
+
+def test_a_fork_tells_of_its_own_calls_only(breaker, other):
+    breaker.backend.publish()
+    for _ in range(3):
+        breaker.call(ok)
+    child = os.fork()
+    if child == 0:
+        try:
+            breaker.call(ok)
+            breaker.backend.close()
+        finally:
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert told(other).calls == 1
+    breaker.backend.publish()
+    assert told(other).calls == 4
+
+
+def test_figures_that_make_no_sense_are_left_out(breaker, other, stranger):
+    breaker.call(ok)
+    breaker.backend.publish()
+    width, now = 60_000_000, breaker.backend.clock()
+    for start, calls in ((now, "many"), (now - width, -1), (now - 2 * width, 1.5)):
+        row = ("evil", width, start, calls, 0, 0, 0, 0)
+        stranger.execute("INSERT INTO traffic VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    assert set(other.backend.stats(day=True)) == {"payments"}
+
+
+def test_figures_of_another_boot_are_void(breaker, sqlite, monkeypatch):
+    breaker.call(ok)
+    breaker.backend.publish()
+    breaker.backend.close()
+    monkeypatch.setattr(host, "boot_identity", lambda: "another")
+    backend = sqlite()
+    backend.sync()
+    assert backend.stats(day=True) == {}
+
+
+def test_the_table_does_not_grow(breaker, stranger, clock):
+    for _ in range(200):
+        breaker.call(ok)
+        clock.advance(600)
+        breaker.backend.publish()
+    [rows] = stranger.execute("SELECT COUNT(*) FROM traffic").fetchone()
+    assert rows <= 60 + 96
+
+
+def test_what_opens_here_alone_is_told_at_once(sqlite, make, other):
+    other.call(ok)
+    breaker = make(sqlite(threads=True), quorum=2)
+    breaker.call(ok)
+    breaker.backend._here().publish_at = math.inf
+    failing(breaker)
+    failing(breaker)
+
+    def seen() -> bool:
+        return any(process.alone for process in other.backend.overview().processes)
+
+    until(seen, seconds=10)
+    breaker.backend.close()
+    assert not seen()
+
+
+@pytest.mark.parametrize("alone", ['"payments"', "5", "null", "{}"])
+def test_what_a_process_says_to_have_open_alone_is_a_list_or_nothing(
+    breaker, other, stranger, alone
+):
+    breaker.call(ok)
+    stranger.execute(f"UPDATE processes SET info = json_set(info, '$.alone', json('{alone}'))")
+    assert [process.alone for process in other.backend.overview().processes] == [(), ()]
