@@ -111,9 +111,9 @@ def test_status_is_a_table_and_what_it_was_read_from(run, worker, tmp_path):
     worker.payments.trip(reason="a drill", actor="anna")
     result = run("status")
     assert result.code == 0
-    assert re.sub(TIME, "2026-11-23 19:13:11 UTC", re.sub(r"\d s", "0 s", result.out)) == (
-        "BREAKER   STATE   RETRY IN  FAILURES  SINCE                              WHY      WHO\n"
-        "payments  open    5 min               0 s ago (2026-11-23 19:13:11 UTC)  a drill  anna\n"
+    assert re.sub(r"\d s", "0 s", result.out) == (
+        "BREAKER   STATE   RETRY IN  FAILURES  SINCE    WHY      WHO\n"
+        "payments  open    5 min               0 s ago  a drill  anna\n"
         "search    closed            0 of 5\n"
         "\n"
         f"Backend: SQLiteBackend at {tmp_path}/circuits.v1.sqlite3\n"
@@ -841,7 +841,7 @@ def test_what_would_have_been_rejected_is_shown(run, rows, worker):
 
 def test_failures_have_no_threshold_where_a_rate_decides(run, worker, settings_of_breakers):
     settings_of_breakers["default"]["BREAKERS"]["search"] = {"failure_rate_threshold": 0.5}
-    assert re.search(r"^search +closed +0 of 50 % failed$", run("status").out, re.M)
+    assert re.search(r"^search +closed +0 of 50 %$", run("status").out, re.M)
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -906,7 +906,7 @@ def test_rates_are_shown_and_what_they_lack(run, rows, worker, settings_of_break
     row = rows()["pay"]
     assert (row["failure_rate"], row["calls_needed"]) == (0.2, 0)
     table = run("status").out
-    assert re.search(r"^pay +closed +20 of 50 % failed, 0 of 100 % slow", table, re.M)
+    assert re.search(r"^pay +closed +20 of 50 %, slow 0 of 100 %", table, re.M)
     breaker.trip()
     row = rows()["pay"]
     assert (row["failure_rate"], row["slow_rate"], row["calls_needed"]) == (None, None, 0)

@@ -240,7 +240,7 @@ class Command(BaseCommand):
         if len(registries) > 1:
             self.stdout.write(self.style.MIGRATE_HEADING(f"Registry {printable(config.alias)}"))
         if rows:
-            self._show_table(rows, len(room.processes), with_where=verbosity > 1)
+            self._show_table(rows, len(room.processes), wide=verbosity > 1)
         else:
             self.stdout.write("No breakers are known.")
         backend = config.backend.rpartition(".")[2]
@@ -253,11 +253,12 @@ class Command(BaseCommand):
             self.stdout.write(self.style.WARNING(warning))
         self.stdout.write()
 
-    def _show_table(self, rows: list[BreakerStatus], processes: int, *, with_where: bool) -> None:
+    def _show_table(self, rows: list[BreakerStatus], processes: int, *, wide: bool) -> None:
         head = ["BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "CALLS/S", "REJECTED/H"]
         head += ["SINCE", "WHY", "WHO"]
-        head += ["DECLARED IN"] * with_where
-        columns = zip(head, *(_cells(row, processes)[: len(head)] for row in rows), strict=True)
+        head += ["DECLARED IN"] * wide
+        cells = (_cells(row, processes, wide=wide)[: len(head)] for row in rows)
+        columns = zip(head, *cells, strict=True)
         padded = [
             [cell.ljust(max(map(len, column))) for cell in column]
             for column in columns
@@ -383,7 +384,7 @@ def _state(row: BreakerStatus) -> str:
     return f"{words.removesuffix(' until reset')} until {_utc(row.mode_until)}"
 
 
-def _cells(row: BreakerStatus, processes: int) -> list[str]:
+def _cells(row: BreakerStatus, processes: int, *, wide: bool) -> list[str]:
     alone = f", open alone in {len(row.alone_in)} of {processes} processes" * bool(row.alone_in)
     cells = (
         row.name,
@@ -393,7 +394,7 @@ def _cells(row: BreakerStatus, processes: int) -> list[str]:
         f"{row.would_reject} calls" * (row.mode is Mode.METRICS_ONLY),
         "" if row.stats is None else _per_second(row.stats.calls_per_second),
         "" if row.stats is None else str(row.stats.last_hour.rejected or ""),
-        "" if row.since is None else f"{_ago(row.since)} ({_utc(row.since)})",
+        "" if row.since is None else _ago(row.since) + f" ({_utc(row.since)})" * wide,
         row.reason,
         row.updated_by,
         row.where,
@@ -439,14 +440,16 @@ def _failures(row: BreakerStatus) -> str:
         parts.append(f"rates need {row.calls_needed} more call{'s' * (row.calls_needed > 1)}")
         return ", ".join(parts)
     if row.failure_rate is not None and policy.failure_rate_threshold is not None:
-        parts.append(_share(row.failure_rate, policy.failure_rate_threshold, "failed"))
+        parts.append(_share(row.failure_rate, policy.failure_rate_threshold))
     if row.slow_rate is not None:
-        parts.append(_share(row.slow_rate, policy.slow_call_rate_threshold, "slow"))
+        parts.append(f"slow {_share(row.slow_rate, policy.slow_call_rate_threshold)}")
     return ", ".join(parts)
 
 
-def _share(rate: float, threshold: float, what: str) -> str:
-    return f"{100 * rate:.3g} of {100 * threshold:.3g} % {what}"
+def _share(rate: float, threshold: float) -> str:
+    """Both in whole percent, but never as much as the threshold where it is less."""
+    most = math.floor(100 * rate) if rate < threshold else round(100 * rate)
+    return f"{most} of {100 * threshold:.3g} %"
 
 
 def _per_second(rate: float) -> str:
