@@ -189,6 +189,7 @@ class Registry(Mapping[str, CircuitBreaker]):
             if is_replaced(self.config):
                 place = conf.where(self.config.alias)
                 logger.warning("%s: on Windows each process has circuits of its own", place)
+        backend.registry = self.config.alias
         backend.on_first_rejection = self._tell_developer
         backend.stats_interval = self.config.stats_interval
         backend.error_detail = Detail(self.config.error_detail)

@@ -16,9 +16,11 @@ from django.urls import get_resolver
 from circuitbreaker_django.backends.base import monotonic
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.conf import DEFAULT_ALIAS
+from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.breaker import CircuitBreaker
+from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import UnknownBreakerError
-from circuitbreaker_django.core.policy import micros
+from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.states import CircuitState
 from circuitbreaker_django.registry import (
     Home,
@@ -155,16 +157,27 @@ class override_breaker(_Helper):
         """Switch on."""
         _refuse_outside_of_tests("override_breaker")
         breaker = _find(self.registry, self.name)
-        backend = MemoryBackend(clock=registries.now)
-        override = Override(self.registry, self.name, Home(backend))
+        override = Override(self.registry, self.name, Home(self._backend()))
         registries.add_override(override)
         self._overrides.append(override)
-        _put_into(breaker, backend, self.state)
         return breaker
 
     def disable(self) -> None:
         """Switch off: the breaker is again as it was."""
         registries.remove_override(self._overrides.pop())
+
+    def _backend(self) -> MemoryBackend:
+        """One where the circuit is in that state already: nobody hears of a change."""
+        backend = MemoryBackend(clock=registries.now)
+        backend.registry = self.registry
+        if self.state is not CircuitState.CLOSED:
+            over = 1 if self.state is CircuitState.HALF_OPEN else None  # a hold leaves it half-open
+            hold = Command(CommandKind.HOLD, duration=over)
+            with backend._transaction(0) as step:
+                held = core.command(step.read(self.name), hold, Policy(), step.now - (over or 0))
+                assert held is not None  # it expects no epoch
+                step.write(self.name, held[0])
+        return backend
 
 
 def _find(alias: str, name: str) -> CircuitBreaker:
@@ -173,17 +186,6 @@ def _find(alias: str, name: str) -> CircuitBreaker:
     except UnknownBreakerError:
         get_resolver().url_patterns  # noqa: B018 - views declare, and are imported this late
         return registries[alias][name]
-
-
-def _put_into(breaker: CircuitBreaker, backend: MemoryBackend, state: CircuitState) -> None:
-    listeners, backend.listeners = backend.listeners, []  # nothing has happened
-    if state is CircuitState.OPEN:
-        breaker.trip(hold=True)
-    elif state is CircuitState.HALF_OPEN:
-        backend.clock = lambda: registries.now() - 1
-        breaker.trip(duration=1e-6)
-        backend.clock = registries.now
-    backend.listeners = listeners
 
 
 def _refuse_outside_of_tests(name: str) -> None:

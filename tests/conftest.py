@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.dispatch import Signal
 
-from circuitbreaker_django import declarations, pytest_plugin, registry
+from circuitbreaker_django import declarations, pytest_plugin, registry, signals
 
 
 def pytest_configure(config):
@@ -26,6 +27,17 @@ def fresh_registries():
         registry.registries.rebuild()
         yield
         registry.registries.rebuild()
+
+
+@pytest.fixture
+def receivers_as_before():
+    """Whatever a test connects to signals of this package is disconnected after it."""
+    found = [each for each in vars(signals).values() if isinstance(each, Signal)]
+    before = [list(signal.receivers) for signal in found]
+    yield
+    for signal, receivers in zip(found, before, strict=True):
+        signal.receivers = receivers
+    signals.call_rejected.disconnect()  # and it notices
 
 
 @pytest.fixture

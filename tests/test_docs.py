@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
 
-from circuitbreaker_django import checks, conf
+from circuitbreaker_django import CircuitBreaker, CircuitOpenError, checks, conf
 
 DOCS = Path(__file__).parents[1] / "docs"
 # Where the built package is tested there are no docs beside the tests.
@@ -54,6 +60,7 @@ def examples(page: Path) -> list[str]:
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if examples(page)]
 
 
+@pytest.mark.usefixtures("receivers_as_before")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_of_the_page_run_and_its_settings_are_valid(page, settings):
     values: dict[str, Any] = {"__name__": page.stem}
@@ -62,6 +69,64 @@ def test_the_examples_of_the_page_run_and_its_settings_are_valid(page, settings)
         if conf.SETTING in values:
             settings.CIRCUIT_BREAKERS = values.pop(conf.SETTING)
             assert list(conf.problems("default")) == []
+
+
+@pytest.fixture
+def chat():
+    """The address of a chat, and what it was told."""
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    told: SimpleQueue[Any] = SimpleQueue()
+    with HTTPServer(("127.0.0.1", 0), Chat) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", told
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("receivers_as_before")
+def test_the_recipes_for_events_do_what_they_say(settings, chat, monkeypatch):
+    mails: list[tuple[str, str]] = []
+    monkeypatch.setattr("django.core.mail.mail_admins", lambda *mail: mails.append(mail))
+    settings.CHAT_WEBHOOK, told = chat
+    crumbs: list[dict[str, Any]] = []
+    sentry = SimpleNamespace(add_breadcrumb=lambda **crumb: crumbs.append(crumb))
+    monkeypatch.setitem(sys.modules, "sentry_sdk", sentry)
+    page = DOCS / "events.md"
+    values: dict[str, Any] = {"__name__": "events"}
+    for example in examples(page):
+        exec(compile(example, page, "exec"), values)
+    breaker = CircuitBreaker("payments", failure_threshold=1)
+    breaker.record_failure(TimeoutError())
+    breaker.reset()
+    for _ in range(2):
+        breaker.trip(hold=True)
+        with pytest.raises(CircuitOpenError):
+            breaker.call(print)
+    assert mails == [
+        ("Circuit payments is open", "1 failure within 60 s; last error: TimeoutError"),
+        ("Circuit payments is open", "hold; last error: none"),
+    ]
+    texts = {told.get(timeout=10)["text"] for _ in range(4)}
+    assert texts == {
+        "Circuit payments is open: 1 failure within 60 s",
+        "Circuit payments is closed: reset",
+        "Circuit payments is open: hold",
+    }
+    assert values["rejected"] == {"payments": 2}
+    assert [crumb["message"] for crumb in crumbs][:2] == [
+        "circuit payments is open: 1 failure within 60 s",
+        "circuit payments is closed: reset",
+    ]
 
 
 def test_every_page_is_linked_from_the_readme():

@@ -9,6 +9,7 @@ be able to do is the abstract methods at the end; the contract suite in
 from __future__ import annotations
 
 import abc
+import functools
 import logging
 import os
 import random
@@ -18,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from circuitbreaker_django.backends.process import Process, on_event_loop
 from circuitbreaker_django.backends.store import (
@@ -34,14 +35,15 @@ from circuitbreaker_django.backends.store import (
     StoreLost,
 )
 from circuitbreaker_django.core import circuit as core
-from circuitbreaker_django.core.announce import log_event
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.detail import Detail
 from circuitbreaker_django.core.errors import CircuitBackendError, CircuitOpenError
 from circuitbreaker_django.core.gate import Bell
+from circuitbreaker_django.core.news import command_applied, state_changed
 from circuitbreaker_django.core.policy import Policy, micros, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.tally import Seconds, seconds_of
+from circuitbreaker_django.core.telling import keep, tell
 from circuitbreaker_django.core.traffic import NOTHING, Counts, plus
 from circuitbreaker_django.core.trial import Admission, Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("circuitbreaker_django")
 
 Clock = Callable[[], int]
-Listener = Callable[[str, Event], None]
+P = ParamSpec("P")
+R = TypeVar("R")
+B = TypeVar("B", bound="Backend")
 
 #: Seconds that a caller may wait for a trial permit (rule 13).
 PERMIT_PATIENCE = 0.05
@@ -67,6 +71,19 @@ MAX_REPORTS = 1000
 def monotonic() -> int:
     """The host's monotonic clock in microseconds, the same for all processes of one boot."""
     return time.monotonic_ns() // 1000
+
+
+def operation(method: Callable[Concatenate[B, P], R]) -> Callable[Concatenate[B, P], R]:
+    """Mark what may bring news about, or meet some: it is told at the end, under no lock."""
+
+    @functools.wraps(method)
+    def announcing(self: B, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.announce()
+
+    return announcing
 
 
 class Backend(abc.ABC):
@@ -88,6 +105,8 @@ class Backend(abc.ABC):
     stats_interval: float = 5.0
     #: What is kept of the messages of exceptions.
     error_detail: Detail = Detail()
+    #: The alias of the registry whose circuits these are; listeners are told of it.
+    registry: str | None = None
 
     def __init__(self, *, clock: Clock = monotonic) -> None:
         self.clock = clock
@@ -97,7 +116,6 @@ class Backend(abc.ABC):
         )
         #: What decides whether a call is among the share that is admitted while a circuit ramps up.
         self.chance: Callable[[], float] = random.random
-        self.listeners: list[Listener] = [log_event]
         #: Told of a process's first rejection by an opening; not of each one.
         self.on_first_rejection: Callable[[CircuitOpenError], None] | None = None
         self.bell = Bell()
@@ -112,6 +130,8 @@ class Backend(abc.ABC):
         self._counted_from = clock()
         #: The epoch of each circuit whose first rejection was told.
         self._told: dict[str, int] = {}
+        #: The circuits that others may have moved since a change of them was last announced.
+        self._unannounced: set[str] = set()
         self._process = self._new_process()
 
     # -- what a breaker calls ---------------------------------------------------------------
@@ -126,6 +146,7 @@ class Backend(abc.ABC):
     def sync(self) -> None:
         """Act on what has changed in the store. Never raises."""
 
+    @operation
     def count(
         self,
         view: View,
@@ -165,20 +186,17 @@ class Backend(abc.ABC):
                 self._keep(view, policy, now, times, error, now + asked, message=message)
         if tells:
             self._flush(process, self._patience())
-        events: tuple[Event, ...] = ()
         with process.lock:
             if tells and view.epoch == epoch:
                 jitter = micros(random.uniform(0, policy.recovery_timeout / 10))
                 events = view.trip_on_own_evidence(policy, now, own, jitter)
+                # What one process has seen may be enough for the store, which will tell of it.
+                if not self.available or policy.quorum > 1 or policy.has_rates:
+                    self._keep_own(view, events)
             if view.tally is not None:
                 view.tally.wait(now, suspect=view.is_suspect(policy, now))
-        if self.available:
-            if policy.quorum == 1 and not policy.has_rates:
-                return  # what one process has seen is enough for the store, which will tell of it
-            alone = ", in this process alone"
-            events = tuple(replace(event, cause=event.cause + alone) for event in events)
-        self._announce([(view.name, event) for event in events])
 
+    @operation
     def admit(self, view: View, policy: Policy, name: str | None) -> Admission | CircuitOpenError:
         """Let a call pass, or not: the slow half of admission.
 
@@ -219,6 +237,7 @@ class Backend(abc.ABC):
         self._tell(view, error)
         return error
 
+    @operation
     def finish(
         self,
         trial: Trial,
@@ -257,6 +276,7 @@ class Backend(abc.ABC):
                 )
         self._flush(process, self._patience())
 
+    @operation
     def order(self, orders: Mapping[str, Order]) -> Mapping[str, Circuit]:
         """Apply an operator's commands, by name of circuit: all of them or none.
 
@@ -272,9 +292,12 @@ class Backend(abc.ABC):
                 if not mine:
                     raise StoreBusy("another thread of this process is writing")
                 changes = self._command(orders, max(0.0, deadline - time.monotonic()))
+                for name, (command, policy) in orders.items():
+                    circuit, now = changes.circuits[name], self.clock()
+                    keep(command_applied(self.registry, name, command, policy, circuit, now))
+                self._adopt(process, changes)
         except (StoreBusy, StoreLost) as error:
             raise CircuitBackendError(f"nothing was applied: {error}") from error
-        self._adopt(process, changes)
         self._flush(process, self._patience())
         return changes.circuits
 
@@ -332,7 +355,7 @@ class Backend(abc.ABC):
             fresh = self._new_process()
             heir = process.heirs.setdefault(fresh.pid, fresh)  # the first thread to come makes it
             if heir is fresh:  # what is pending is the parent's to deliver
-                self._evidence, self._reports = {}, []
+                self._evidence, self._reports, self._unannounced = {}, [], set()
             self._process = process = heir
             if heir is fresh:  # and what is counted the parent's to tell of
                 self._take_traffic()
@@ -458,9 +481,9 @@ class Backend(abc.ABC):
                 if not mine:
                     return
                 changes = self._flush_once(process, patience)
-            if changes is None:
-                return
-            self._adopt(process, changes)
+                if changes is None:
+                    return
+                self._adopt(process, changes)
 
     def _may_write(self, process: Process) -> bool:
         """Whether a caller may try the store, or has to spare himself the wait."""
@@ -489,21 +512,66 @@ class Backend(abc.ABC):
         return 0.0
 
     def _adopt(self, process: Process, changes: Changes) -> None:
+        """Believe what a visit to the store has brought about, in the same turn as the visit.
+
+        Before that turn is over nobody can tell this process's own changes from the others'.
+        """
+        now = self.clock()
         with process.lock:
             if changes.incarnation == self._incarnation:
                 for name, circuit in changes.circuits.items():
                     self._keep_row(name, circuit)
-                    for view in self._views.get(name, ()):
-                        view.adopt(circuit, changes.incarnation)
-        self._announce(changes.events)
+                    self._believe(name, circuit, changes.incarnation)
+            for name, event in changes.events:
+                circuit = changes.circuits[name]
+                for view in self._views.get(name, ()):
+                    view.announced = circuit
+                keep(state_changed(self.registry, name, event, circuit, now, origin=True))
 
-    def _announce(self, events: list[tuple[str, Event]]) -> None:
-        for name, event in events:
-            for listener in self.listeners:
-                try:
-                    listener(name, event)
-                except Exception:
-                    logger.exception("a listener of circuit %r failed", name)
+    def _believe(self, name: str, circuit: Circuit, incarnation: int) -> None:
+        """Let every view have what the store says; under the process's lock.
+
+        What that changes is told by the next :meth:`announce`, as others have brought it about.
+        """
+        for view in self._views.get(name, ()):
+            if view.adopt(circuit, incarnation):
+                self._unannounced.add(name)
+
+    def _believe_quietly(self) -> None:
+        """What this process finds when it comes is no news; under its lock."""
+        for views in self._views.values():
+            for view in views:
+                view.announced = view.circuit
+
+    def _keep_own(self, view: View, events: tuple[Event, ...]) -> None:
+        """Keep what this process has brought about for itself alone."""
+        now = self.clock()
+        for event in events:
+            # Epochs of its own say nothing of what is newer in the store.
+            view.announced = replace(view.circuit, epoch=view.shared_epoch)
+            keep(state_changed(self.registry, view.name, event, view.circuit, now, alone=True))
+
+    def announce(self) -> None:
+        """Tell the listeners what has happened, unless this thread still holds a lock."""
+        process = self._here()
+        if process.has_a_lock():
+            return
+        if self._unannounced:
+            with process.lock:
+                # While a thread visits the store, some may be its own; it comes here afterwards.
+                if not process.writing.is_taken:
+                    self._keep_seen()
+        tell()
+
+    def _keep_seen(self) -> None:
+        """Keep what others have brought about."""
+        now = self.clock()
+        names, self._unannounced = self._unannounced, set()
+        for name in names:
+            views = self._views.get(name, [])
+            events = [view.take_change(now) for view in views]
+            if events and events[0] is not None:  # once, however many views there are
+                keep(state_changed(self.registry, name, events[0], views[0].circuit, now))
 
     def _tell(self, view: View, error: CircuitOpenError) -> None:
         """Tell of a process's first rejection by an opening."""
@@ -533,11 +601,11 @@ class Backend(abc.ABC):
                 fence = (view.incarnation, view.shared_epoch)
                 rest = max(0.0, deadline - time.monotonic())
                 grant, changes = self._acquire(view.name, fence, token, policy, rest)
+                self._adopt(process, changes)
         except StoreBusy:
             return None
         except StoreLost:
             return self._local_trial(process, view, policy)
-        self._adopt(process, changes)
         self._flush(process, self._patience())
         if grant.granted:
             return Trial(view, fence, token, now + micros(policy.trial_timeout), local=False)
@@ -554,7 +622,8 @@ class Backend(abc.ABC):
                 view.go_local(now + micros(random.uniform(0, policy.recovery_timeout / 10)))
             epoch = view.circuit.epoch
             alone = replace(policy, half_open_max_calls=1)
-            view.circuit, grant, _ = core.acquire(view.circuit, epoch, token, alone, now)
+            view.circuit, grant, events = core.acquire(view.circuit, epoch, token, alone, now)
+            self._keep_own(view, events)
             if grant.granted:
                 expires = now + micros(policy.trial_timeout)
                 return Trial(view, (view.incarnation, epoch), token, expires, local=True)
@@ -573,7 +642,6 @@ class Backend(abc.ABC):
     ) -> None:
         view = trial.view
         incarnation, epoch = trial.fence
-        events: tuple[Event, ...] = ()
         with process.lock:
             view.pause_until = 0
             if view.local and view.incarnation == incarnation:
@@ -589,7 +657,7 @@ class Backend(abc.ABC):
                     message,
                 )
                 view.go_on(circuit)
-        self._announce([(view.name, event) for event in events])
+                self._keep_own(view, events)
 
     # -- what a store must be able to do; each raises StoreBusy or StoreLost ------------------
 

@@ -21,19 +21,19 @@ def make_backend(config: RegistryConfig, **options: Any) -> Backend:
         ImproperlyConfigured: it cannot be imported, is none, or refuses its ``OPTIONS``.
     """
     backend_class = load_backend_class(config)
-    if is_replaced(config):
-        return MemoryBackend()
     options = {**config.options, **options}
     backend: Backend
     try:
-        if issubclass(backend_class, MemoryBackend):
+        if is_replaced(config):
+            backend = MemoryBackend()
+        elif issubclass(backend_class, MemoryBackend):
             backend = backend_class(**options)
         else:
             place = {"namespace": config.namespace, "alias": config.alias}
             backend = backend_class(config.location, **place, **options)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{conf.where(config.alias, 'OPTIONS')}: {error}.") from error
-    backend.digest = config.digest()
+    backend.digest, backend.registry = config.digest(), config.alias
     return backend
 
 

@@ -22,20 +22,26 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        #: Whether some thread has it.
+        self.is_taken = False
 
     def take(self, patience: float) -> bool:
         """Take the turn; ``inf`` waits for it. Not if this thread has it already."""
-        return not self._is_mine() and self._lock.acquire(timeout=min(patience, _FOR_EVER))
+        if self.is_mine() or not self._lock.acquire(timeout=min(patience, _FOR_EVER)):
+            return False
+        self.is_taken = True
+        return True
 
     def give_back(self) -> None:
         """Let the next thread have it, if it is this one's."""
-        if self._is_mine():
+        if self.is_mine():
+            self.is_taken = False
             self._lock.release()
 
     @contextmanager
     def taken(self, patience: float) -> Iterator[bool]:
         """The turn for a block; whether it was to be had."""
-        if self._is_mine():
+        if self.is_mine():
             yield False
             return
         try:
@@ -43,7 +49,8 @@ class Turn:
         finally:
             self.give_back()
 
-    def _is_mine(self) -> bool:
+    def is_mine(self) -> bool:
+        """Whether this thread has it."""
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]
 
 
@@ -60,6 +67,10 @@ class Process:
         self.lock = threading.RLock()
         #: Held by the one thread of this process that writes to the store.
         self.writing = Turn()
+
+    def has_a_lock(self) -> bool:
+        """Whether this thread holds any of them, as when a signal handler comes in between."""
+        return self.lock._is_owned() or self.writing.is_mine()  # type: ignore[attr-defined]
 
 
 def on_event_loop() -> bool:

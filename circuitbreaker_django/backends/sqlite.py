@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
 from circuitbreaker_django.backends import host, lifetime
-from circuitbreaker_django.backends.base import COMMAND_PATIENCE, Clock, monotonic
+from circuitbreaker_django.backends.base import COMMAND_PATIENCE, Clock, monotonic, operation
 from circuitbreaker_django.backends.doorbell import is_clean
 from circuitbreaker_django.backends.place import place_for
 from circuitbreaker_django.backends.sqlite_attached import AttachedBackend
@@ -107,8 +107,10 @@ class SQLiteBackend(AttachedBackend):
         if file is None:
             if not process.tried:
                 self._take_up(process, ATTACH_PATIENCE, first=True)
+                self.announce()
         elif file.bell.word[()] != file.bell.seen:
             self._refresh(process, file)
+            self.announce()
 
     def count(self, view: View, epoch: int, policy: Policy, **call: Any) -> None:
         """A call that was admitted under ``epoch`` has ended, and is to be counted."""
@@ -122,6 +124,7 @@ class SQLiteBackend(AttachedBackend):
         super().finish(trial, policy, outcome, *answer)
         self.touch()
 
+    @operation
     def touch(self) -> None:
         """Do the housekeeping here if its thread has not: where threads cannot run (rule 25)."""
         process = self._here()
@@ -134,6 +137,7 @@ class SQLiteBackend(AttachedBackend):
         process = self._here()
         process.publish_at = process.declare_at = 0.0
 
+    @operation
     def publish(self) -> None:
         """Tell operators of this process and of what it has counted, now. Never raises."""
         self.sync()
@@ -141,6 +145,7 @@ class SQLiteBackend(AttachedBackend):
         process.publish_at = process.stats_at = 0.0
         self._publish(process, HOUSEKEEPING_PATIENCE)
 
+    @operation
     def close(self) -> None:
         """Let go of the store; the next use takes it up again."""
         process = self._here()
@@ -170,6 +175,7 @@ class SQLiteBackend(AttachedBackend):
         """Why the store cannot be used, if it cannot."""
         return self._here().problem
 
+    @operation
     def open(self, *, create: bool) -> None:
         """Open the store for an operator, or say why that cannot be.
 
@@ -212,6 +218,7 @@ class SQLiteBackend(AttachedBackend):
         """The calls of breakers over time; raises ``CircuitBackendError`` without a store."""
         return self._ask(lambda reader: read_traffic(reader, names, self.clock(), day=day))
 
+    @operation
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         self.sync()
         process = self._here()
@@ -237,6 +244,7 @@ class SQLiteBackend(AttachedBackend):
         self._publish(process, max(0.0, deadline - time.monotonic()))
         self._put_holds_back(process, max(0.0, deadline - time.monotonic()))
 
+    @operation
     def keep_house(self, process: SQLiteProcess) -> None:
         """One round of the thread."""
         self._tick(process, HOUSEKEEPING_PATIENCE)
@@ -360,7 +368,7 @@ class SQLiteBackend(AttachedBackend):
                                 step.write(name, *result)
                         changes = step.changes
                 process.holds = {}
+                self._adopt(process, changes)
         except (StoreBusy, StoreLost):
             return
-        self._adopt(process, changes)
         self._flush(process, self._patience())

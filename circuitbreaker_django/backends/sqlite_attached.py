@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import logging
 import sqlite3
 import threading
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from circuitbreaker_django.backends.base import PERMIT_PATIENCE, Clock
+from circuitbreaker_django.backends.base import PERMIT_PATIENCE, Clock, operation
 from circuitbreaker_django.backends.doorbell import is_clean
 from circuitbreaker_django.backends.place import Place, PlaceError
 from circuitbreaker_django.backends.process import Process, on_event_loop
@@ -22,8 +21,8 @@ from circuitbreaker_django.backends.store import StoreBusy, StoreLost
 from circuitbreaker_django.backends.transactional import Transaction, TransactionalBackend
 from circuitbreaker_django.core.circuit import Circuit
 from circuitbreaker_django.core.gate import Bell
-
-logger = logging.getLogger("circuitbreaker_django")
+from circuitbreaker_django.core.news import BackendDegraded, BackendRecovered
+from circuitbreaker_django.core.telling import keep
 
 #: Seconds that a failing caller waits for another process's transaction.
 FLUSH_PATIENCE: Final = 0.002
@@ -138,6 +137,8 @@ class AttachedBackend(TransactionalBackend):
             process.publish_at = process.declare_at = process.stats_at = 0.0
             process.busy_since, process.write_at, process.resync = None, 0.0, False
             self._take(process, file, meta, rows)
+            if not process.tried:
+                self._believe_quietly()
             self._change_bell(file.bell)
             if is_clean(word):
                 file.bell.seen = word
@@ -189,8 +190,7 @@ class AttachedBackend(TransactionalBackend):
                 self._keep_row(name, circuit)
             changed = [name for name in rows if name in self._views]
         for name in changed:
-            for view in self._views[name]:
-                view.adopt(self._row(name), meta.incarnation)
+            self._believe(name, self._row(name), meta.incarnation)
 
     def _verify(self, process: SQLiteProcess, file: SQLiteFile) -> None:
         """Lose the file if it is no longer what lies at the place."""
@@ -220,14 +220,12 @@ class AttachedBackend(TransactionalBackend):
                 self._change_bell(Bell())  # closed calls pay nothing for a store that is away
             told, process.problem = process.problem, str(error)
         if told is None:
-            logger.warning(
-                "circuits are this process's own until the shared store is back: %s", error
-            )
+            keep(BackendDegraded(self.registry, self.describe(), str(error)))
 
     def _recovered(self, process: SQLiteProcess) -> None:
         if process.problem is not None:
             process.problem = None
-            logger.info("circuits are shared again: %s", self.place.database)
+            keep(BackendRecovered(self.registry, self.describe()))
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -273,6 +271,7 @@ class AttachedBackend(TransactionalBackend):
             if process.file is not None:
                 process.file.close()
 
+    @operation
     def after_fork_in_parent(self) -> None:
         """Open them again."""
         if self._forking != threading.get_ident():

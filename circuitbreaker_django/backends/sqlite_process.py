@@ -58,6 +58,10 @@ class SQLiteProcess(Process):
         self.holds: dict[str, Override] = {}
         self.holds_until = 0.0
 
+    def has_a_lock(self) -> bool:
+        """Whether this thread holds any of them."""
+        return super().has_a_lock() or self.reading.is_mine()
+
     @property
     def stalled(self) -> bool:
         """Whether the store has been busy for so long that its writer must have stopped."""

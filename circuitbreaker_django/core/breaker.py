@@ -17,6 +17,7 @@ from circuitbreaker_django.core.options import BreakerOptions, make
 from circuitbreaker_django.core.policy import check_duration, micros
 from circuitbreaker_django.core.protect import call_any, protect, run
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
+from circuitbreaker_django.core.telling import rejection_listeners, tell_rejection
 from circuitbreaker_django.core.trial import (
     Admission,
     ExcInfo,
@@ -208,6 +209,8 @@ class CircuitBreaker:
         if isinstance(answer, CircuitOpenError):
             view.rejected += 1
             logger.debug("%s", answer)
+            if rejection_listeners:
+                tell_rejection(self.backend.registry, answer)
         else:
             view.gate.calls += 1.0
         return answer

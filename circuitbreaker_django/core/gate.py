@@ -11,6 +11,7 @@ from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.policy import MICROS
 from circuitbreaker_django.core.states import CircuitState
 from circuitbreaker_django.core.tally import Tally
+from circuitbreaker_django.core.telling import rejection_listeners, tell_rejection
 from circuitbreaker_django.core.trial import ExcInfo, claim
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Gate:
         error = CircuitOpenError(breaker.name, _OPEN, retry_after)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s", error)
+        if rejection_listeners:
+            tell_rejection(breaker.backend.registry, error)
         return error
 
     def exit(self, *exc_info: *ExcInfo) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import window
@@ -19,6 +19,8 @@ from circuitbreaker_django.core.traffic import NOTHING, Counts, minus
 if TYPE_CHECKING:
     from circuitbreaker_django.core.breaker import CircuitBreaker
 
+#: The cause of a change that another process has brought about.
+ELSEWHERE: Final = "elsewhere"
 #: Numbers that tell what was first, a change of a view or the beginning of a block.
 moments = count(1)
 
@@ -28,6 +30,7 @@ class View:
 
     Attributes:
         circuit: what is believed.
+        announced: what was believed when a change was last told of.
         epoch: of it while it is closed, be it on paper, otherwise 0; 0 where nothing is counted.
         moment: when ``epoch`` last changed, as a number of ``moments``.
         local: whether the circuit believed is this process's own and not the store's.
@@ -41,6 +44,7 @@ class View:
     """
 
     __slots__ = (
+        "announced",
         "calls",
         "circuit",
         "epoch",
@@ -72,6 +76,7 @@ class View:
         self.tally: Tally | None = None
         self.epoch = -1
         self._believe(circuit)
+        self.announced = circuit
 
     @property
     def policy(self) -> Policy:
@@ -158,19 +163,53 @@ class View:
             return True
         return bool(self.epoch) and core.share(self.circuit, policy, now) == 1
 
-    def adopt(self, circuit: Circuit, incarnation: int) -> None:
+    def adopt(self, circuit: Circuit, incarnation: int) -> bool:
         """Believe a shared record, unless it is older than the one believed.
 
         What this process opened by its own evidence stays open until the shared circuit
         has opened too, or has a newer epoch for another reason (rule 17).
+
+        Returns:
+            Whether that may be a change that was not announced.
         """
-        opened_here = self.is_open_alone
+        before, was_local, opened_here = self.circuit, self.local, self.is_open_alone
         if incarnation != self.incarnation or circuit.epoch > self.shared_epoch:
             self.incarnation = incarnation
             self.own = ()
             self._believe(circuit)
-        elif circuit.epoch == self.shared_epoch and not (opened_here and self._is_closed(circuit)):
+            return True
+        if circuit.epoch == self.shared_epoch and not (opened_here and self._is_closed(circuit)):
             self._believe(circuit)
+            return was_local or (circuit.trials > 0 and not before.trials)
+        return False
+
+    def take_change(self, now: int) -> Event | None:
+        """What others have brought about since the last announcement, as one event."""
+        policy = self.policy
+        before, after = core.settle(self.announced, now), core.settle(self.circuit, now)
+        self.announced = self.circuit
+        was, mode = core.mode_of(before, policy), core.mode_of(after, policy)
+        # On paper the states of the paper, for those of the circuit do not change.
+        look = core.automatic if was is mode is Mode.METRICS_ONLY else core.effective
+        state, then = look(before, policy, now).state, look(after, policy, now).state
+        newer = after.epoch > before.epoch and after != Circuit(epoch=after.epoch)
+        if after.epoch == before.epoch and not before.trials and after.trials:
+            state, newer = CircuitState.OPEN, True  # half-open has no epoch of its own (rule 22)
+        if not newer and (state, was) == (then, mode):
+            return None
+        who = after.override or after
+        return Event(
+            epoch=after.epoch,
+            at=now,
+            before=state,
+            after=then,
+            mode=mode,
+            cause=ELSEWHERE,
+            actor=who.actor,
+            reason=who.reason,
+            last_error=after.last_error if then is CircuitState.OPEN else "",
+            last_message=after.last_message if then is CircuitState.OPEN else "",
+        )
 
     def go_local(self, retry_at: int) -> None:
         """Run the circuit here, since the store is away; the first trial waits for ``retry_at``."""

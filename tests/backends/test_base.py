@@ -80,6 +80,7 @@ def test_an_own_trip_is_not_told_while_the_store_will_tell_it(backend, breaker, 
     assert "is open" not in caplog.text
     backend.error = None
     backend._flush(backend._here(), 0)
+    backend.announce()
     assert caplog.text.count("is open") == 1
 
 

@@ -391,28 +391,10 @@ def test_half_open_is_told_once_an_epoch(join, make, clock):
     assert [event.after.value for _, event in breaker.backend.events()] == ["half_open", "open"]
 
 
-def test_an_event_is_told_by_the_one_who_caused_it(join, make):
-    told = []
-    members = {id(member): member for member in (join(), join())}
-    for member in members.values():
-        member.listeners.append(lambda name, event, member=member: told.append(member))
-    make(member).trip()
-    for each in members.values():
-        assert rejected(make(each))
-    assert told == [member]
-
-
-def test_a_listener_that_fails_harms_nobody(ours, caplog):
-    def fails(name, event):
-        raise RuntimeError("no")
-
-    told = []
-    ours.backend.listeners += [fails, lambda name, event: told.append(name)]
+def test_a_first_rejection_that_cannot_be_told_harms_nobody(ours, caplog):
     ours.backend.on_first_rejection = fail
     ours.trip()
     assert rejected(ours)
-    assert told == ["payments"]
-    assert "a listener of circuit 'payments' failed" in caplog.text
     assert "could not be told" in caplog.text
 
 

@@ -83,6 +83,7 @@ def process_of(breaker: Any) -> Any:
 
 def tick(breaker: Any) -> None:
     breaker.backend._tick(process_of(breaker), 0)
+    breaker.backend.announce()
 
 
 def rejected(breaker: Any) -> bool:
@@ -680,6 +681,7 @@ def test_a_file_is_lost_once(breaker, caplog):
     file = process.file
     for _ in range(2):
         breaker.backend._lost(process, file, StoreLost("gone"))
+        breaker.backend.announce()
     assert process.retired == [file]
     assert len(warnings(caplog)) == 1
 

@@ -134,6 +134,41 @@ def test_at_once_they_fail_five_times_and_those_in_flight(hire):
     assert until(lambda: hands[0].openings() == 1)
 
 
+def test_a_change_is_announced_once_as_its_origin_and_once_in_every_other_process(hire):
+    hands = hire(4)
+    assert [hand.ok() for hand in hands] == ["ok"] * 4
+    expected: list[list[Any]] = [[], [], [], []]
+    for number in range(40):
+        origin = number // 2 % 4
+        before, after = ("open", "closed") if number % 2 else ("closed", "open")
+        answer = hands[origin].reset() if number % 2 else hands[origin].trip()
+        assert answer == "done"
+        assert [hand.state() for hand in hands] == [after] * 4
+        for each, changes in enumerate(expected):
+            changes.append([before, after, each == origin])
+        # In one that has it from its thread, the thread may be about to tell.
+        for hand in hands:
+            until(lambda hand=hand, number=number: len(hand.changes()) > number)  # type: ignore[misc]
+    assert [hand.changes() for hand in hands] == expected
+
+
+def test_who_opens_it_in_a_storm_is_its_only_origin(hire):
+    hands = hire(4, failure_threshold=5)
+    assert [hand.ok() for hand in hands] == ["ok"] * 4
+    start = time.time() + 0.2
+    for hand in hands:
+        hand.send("storm", start)
+    for hand in hands:
+        hand.answer()
+
+    def changes() -> list[Any]:
+        return sorted(change for hand in hands for change in hand.changes())
+
+    until(lambda: len(changes()) >= 4)
+    assert {hand.state() for hand in hands} == {"open"}
+    assert changes() == [*[["closed", "open", False]] * 3, ["closed", "open", True]]
+
+
 def test_a_trip_and_a_reset_reach_everybody_at_their_next_call(hire):
     hands = hire(3)
     assert [hand.ok() for hand in hands] == ["ok"] * 3

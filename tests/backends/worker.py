@@ -17,6 +17,8 @@ from typing import Any
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.core.news import News, StateChanged
+from circuitbreaker_django.core.telling import listeners
 from circuitbreaker_django.core.trial import Trial
 
 #: As a project keeps its registries: until the process ends.
@@ -50,6 +52,13 @@ class Worker:
         self.warned = Warned()
         logging.getLogger("circuitbreaker_django").addHandler(self.warned)
         self.trials: list[Trial] = []
+        self.heard: list[tuple[str, str, bool]] = []
+        listeners.append(self.hear)
+
+    def hear(self, news: News) -> None:
+        if isinstance(news, StateChanged):
+            event = news.event
+            self.heard.append((event.before.value, event.after.value, news.origin))
 
     # Every method below is a command; what it returns is the answer.
 
@@ -122,6 +131,9 @@ class Worker:
 
     def told(self) -> list[str]:
         return self.warned.told
+
+    def changes(self) -> list[tuple[str, str, bool]]:
+        return self.heard
 
     def healthy(self) -> bool:
         file = self.backend._here().file

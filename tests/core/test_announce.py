@@ -5,11 +5,16 @@ import logging
 import pytest
 
 from circuitbreaker_django import CircuitState, Mode
-from circuitbreaker_django.core.announce import log_event, printable
+from circuitbreaker_django.core.announce import log_news, printable
 from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.news import BackendDegraded, BackendRecovered, StateChanged
 from tests.core.calls import failing, ok
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
+
+
+def log_event(name, event):
+    log_news(StateChanged(None, name, event, None, origin=True))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,27 @@ def test_a_transition_is_one_line_of_the_right_level(caplog, event, level, line)
     caplog.set_level(logging.DEBUG, "circuitbreaker_django")
     log_event("pay", event)
     assert caplog.record_tuples == [("circuitbreaker_django", level, line)]
+
+
+def test_what_others_have_brought_about_is_theirs_to_log(caplog):
+    caplog.set_level(logging.DEBUG, "circuitbreaker_django")
+    event = Event(2, 0, CLOSED, OPEN, Mode.AUTO, "2 failures within 60 s", last_error="Down")
+    log_news(StateChanged(None, "pay", event, 30.0))
+    assert caplog.messages == []
+    log_news(StateChanged(None, "pay", event, 30.0, alone=True))
+    assert caplog.messages == [
+        "circuit pay is open: 2 failures within 60 s, in this process alone - last error: Down"
+    ]
+
+
+def test_the_loss_of_the_store_is_a_warning_and_its_return_is_not(caplog):
+    caplog.set_level(logging.DEBUG, "circuitbreaker_django")
+    log_news(BackendDegraded("default", "/srv/c.sqlite3", "the disk is full"))
+    log_news(BackendRecovered("default", "/srv/c.sqlite3"))
+    assert [f"{r.levelname} {r.getMessage()}" for r in caplog.records] == [
+        "WARNING circuits are this process's own until the shared store is back: the disk is full",
+        "INFO circuits are shared again: /srv/c.sqlite3",
+    ]
 
 
 def test_text_from_outside_cannot_forge_a_line_or_steer_a_terminal(caplog):

@@ -1229,27 +1229,6 @@ def test_a_trial_whose_report_was_lost_carries_nobody(half_open, monkeypatch):
         breaker.call(ok)
 
 
-def test_a_listener_that_raises_hurts_neither_the_call_nor_the_next_listener(make, caplog):
-    breaker = make()
-    heard = []
-    breaker.backend.listeners[:] = [
-        lambda name, event: fail(RuntimeError),
-        lambda name, event: heard.append((name, event.after)),
-    ]
-    failing(breaker)
-    assert breaker.state is OPEN
-    assert heard == [("payments", OPEN)]
-    assert "a listener of circuit 'payments' failed" in caplog.text
-
-
-def test_a_listener_may_call_its_breaker(make):
-    breaker = make()
-    heard = []
-    breaker.backend.listeners.append(lambda name, event: heard.append(breaker.state))
-    failing(breaker)
-    assert heard == [OPEN]
-
-
 # -- the package ------------------------------------------------------------------------------
 
 
