@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from inspect import iscoroutinefunction
 from typing import Any
 
 from django.dispatch import Signal
@@ -20,6 +19,7 @@ from django.dispatch import Signal
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.core.breaker import CircuitBreaker
 from circuitbreaker_django.core.circuit import MAX_TEXT
+from circuitbreaker_django.core.kinds import Kind, kind_of
 from circuitbreaker_django.core.news import (
     BackendDegraded,
     CallRejected,
@@ -41,7 +41,7 @@ class CircuitSignal(Signal):
         Raises:
             TypeError: it is async. It would never run where a breaker is used on an event loop.
         """
-        if iscoroutinefunction(receiver):
+        if kind_of(receiver) is Kind.ASYNC:
             raise TypeError(
                 f"{receiver!r} is async, and circuits change where nobody can await it: connect "
                 "a plain function, which may start a task or put the data into a queue"

@@ -232,13 +232,20 @@ def test_a_receiver_without_a_name_is_logged_too(payments, caplog):
     assert len(later) == 1
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_an_async_receiver_is_refused_with_the_remedy(name):
-    async def notify(**kwargs):
+async def notify(**kwargs):
+    raise NotImplementedError
+
+
+class Notifier:
+    async def __call__(self, **kwargs):
         raise NotImplementedError
 
-    with pytest.raises(TypeError, match=r"notify .* is async.*connect a plain function"):
-        ALL[name].connect(notify)
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("receiver", [notify, functools.partial(notify), Notifier()])
+def test_an_async_receiver_is_refused_with_the_remedy(name, receiver):
+    with pytest.raises(TypeError, match=r"is async.*connect a plain function"):
+        ALL[name].connect(receiver)
     assert not ALL[name].has_listeners(CircuitBreaker)
 
 
