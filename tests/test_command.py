@@ -912,6 +912,18 @@ def test_rates_are_shown_and_what_they_lack(run, rows, worker, settings_of_break
     assert (row["failure_rate"], row["slow_rate"], row["calls_needed"]) == (None, None, 0)
 
 
+def test_failures_in_a_row_are_of_each_process_and_nothing_to_show(
+    run, worker, settings_of_breakers
+):
+    settings_of_breakers["default"]["BREAKERS"]["search"] = {"consecutive_failures": 3}
+    assert re.search(r"^search +closed$", run("status").out, re.M)
+
+
+def test_the_wide_table_says_the_time_and_the_place(run, worker):
+    worker.payments.trip()
+    assert re.search(rf" 0 s ago \({TIME}\) .*settings", run("status", "-v", "2").out)
+
+
 def test_class_and_message_of_the_last_error_are_apart(rows, run, worker):
     calls(worker.payments, 0, OSError("refused"), times=5)
     row = rows()["payments"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +26,7 @@ from circuitbreaker_django.core import options
 from circuitbreaker_django.core.circuit import CommandKind
 from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
 from circuitbreaker_django.operations import CannotSteer, ControlRoom
+from tests.core.calls import fail
 
 
 @pytest.fixture(autouse=True)
@@ -331,6 +333,43 @@ def test_differing_settings_are_seen(enter, config, worker):
     assert enter().settings_differ is False
     config["DEFAULTS"] = {"failure_threshold": 2}
     assert enter().settings_differ is True
+
+
+def test_calls_over_time_are_those_of_all_workers(enter, worker):
+    worker.backend.publish()
+    room = enter()
+    [row, other] = room.status(["payments", "search"])
+    assert row.stats.last_hour.calls == 1
+    assert (row.stats.quarters, other.stats.last_hour.calls) == ((), 0)
+    [row] = room.status(["payments"], day=True)
+    assert [bucket.counts.calls for bucket in row.stats.quarters] == [1]
+
+
+def test_what_cannot_be_read_of_calls_hides_nothing_else(enter, worker, monkeypatch):
+    room = enter()
+
+    def unreadable(*args, **options):
+        raise CircuitBackendError("gone")
+
+    monkeypatch.setattr(SQLiteBackend, "stats", unreadable)
+    [row] = room.status(["payments"])
+    assert (row.state, row.stats) == (CircuitState.CLOSED, None)
+
+
+def test_a_process_alone_is_no_matter_once_it_is_open_for_all(enter, config, worker):
+    config["BREAKERS"] = {"payments": {"quorum": 2}}
+    worker.policy = Policy(failure_threshold=1, quorum=2)
+    fail_once(worker)
+    worker.backend.publish()
+    [row] = enter().status(["payments"])
+    assert [process.pid for process in row.alone_in] == [os.getpid()]
+    [row] = trip(enter(), "payments")
+    assert row.alone_in == ()
+
+
+def fail_once(worker):
+    with pytest.raises(OSError):
+        worker.call(fail, OSError("refused"))
 
 
 def test_the_default_place_is_in_memory(enter, config):

@@ -445,3 +445,38 @@ def test_a_process_that_ends_while_its_thread_works_ends_well(hire):
 def test_the_worker_module_is_the_one_that_is_run():
     assert Path(worker_module.__file__).parent == Path(__file__).parent
     assert shutil.which(sys.executable)
+
+
+def test_calls_are_counted_by_all_and_survive_their_process(hire):
+    watcher, *workers = hire(4)
+    for worker in workers:
+        for _ in range(10):
+            assert worker.ok() == "ok"
+        assert worker.fail() == "failed"
+    assert watcher.ok() == "rejected"
+    for worker in workers:
+        assert worker.end() == 0
+    assert watcher.counted()[:2] == [33, 3]
+    assert watcher.pids() == [watcher.pid]
+
+
+def test_a_sick_process_says_so_until_it_is_gone(hire):
+    sick, well = hire(2, quorum=2, failure_threshold=1)
+    assert well.ok() == "ok"
+    assert sick.ok() == "ok"
+    assert sick.fail() == "failed"
+    assert sick.ok() == "rejected"
+    assert until(well.alone) == [sick.pid]
+    assert well.ok() == "ok"
+    sick.kill()
+    assert until(lambda: well.alone() == [])
+
+
+def test_a_sick_process_says_so_until_it_is_over(hire):
+    sick, well = hire(2, quorum=2, failure_threshold=1)
+    assert well.ok() == "ok"
+    assert sick.fail() == "failed"
+    until(well.alone)
+    assert well.reset() == "done"
+    assert sick.ok() == "ok"
+    assert until(lambda: well.alone() == [])

@@ -118,6 +118,14 @@ class Worker:
     def pids(self) -> list[int]:
         return sorted(process.pid for process in self.backend.overview().processes)
 
+    def alone(self) -> list[int]:
+        """The processes that have something open alone."""
+        return [process.pid for process in self.backend.overview().processes if process.alone]
+
+    def counted(self) -> list[int]:
+        stats = self.backend.stats().get("payments")
+        return [] if stats is None else list(stats.last_hour)
+
     def openings(self) -> int:
         found = self.backend.overview().circuits.get("payments")
         return 0 if found is None else found.openings

@@ -434,8 +434,6 @@ def _failures(row: BreakerStatus) -> str:
     policy, parts = row.policy, []
     if policy.failure_threshold is not None:
         parts.append(f"{row.failures} of {policy.failure_threshold}")
-    elif not policy.has_rates:
-        parts.append(f"{row.failures}")
     if row.calls_needed:
         parts.append(f"rates need {row.calls_needed} more call{'s' * (row.calls_needed > 1)}")
         return ", ".join(parts)
