@@ -135,6 +135,23 @@ def test_failures_that_came_while_others_were_refused_are_merged(backend, breake
     assert backend._evidence["other"].last_error == "Other"
 
 
+def test_a_message_goes_with_its_class(backend, breaker, clock):
+    def keep(error, message, times):
+        backend._keep(breaker.view, POLICY, clock(), times, error, message=message)
+
+    keep("Old", "of the old", (clock(),))
+    keep("New", "", (clock(),))
+    kept = backend._evidence["payments"]
+    assert (kept.last_error, kept.last_message) == ("New", "")
+    keep("", "", ())
+    keep("Newer", "of the newer", (clock(),))
+    keep("", "", ())
+    assert (kept.last_error, kept.last_message) == ("Newer", "of the newer")
+    backend._flush(backend._here(), 0)
+    circuit = backend.overview().circuits["payments"]
+    assert (circuit.last_error, circuit.last_message) == ("Newer", "of the newer")
+
+
 def test_failures_of_a_new_epoch_replace_those_that_were_refused(backend, breaker, clock):
     process = backend._here()
     backend._keep(breaker.view, POLICY, clock(), (clock(),), "Old")

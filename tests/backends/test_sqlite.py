@@ -1462,6 +1462,24 @@ def test_counts_that_the_store_does_not_take_are_told_later_and_once(breaker, ot
     assert told(other).calls == 3
 
 
+def test_counts_that_come_late_are_of_all_that_time(breaker, other, clock, monkeypatch):
+    def busy(*args: Any) -> None:
+        raise StoreBusy("busy")
+
+    breaker.backend.publish()
+    breaker.call(ok)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "publish", busy)
+        for _ in range(9):
+            clock.advance(60)
+            breaker.backend.publish()
+    for _ in range(9):
+        breaker.call(ok)
+    breaker.backend.publish()
+    minutes = other.backend.stats()["payments"].minutes
+    assert [bucket.counts.calls for bucket in minutes] == [1] * 10
+
+
 def test_counts_of_a_time_without_a_store_are_told_when_it_is_back(breaker, other, monkeypatch):
     breaker.backend.publish()
     breaker.call(ok)
@@ -1530,7 +1548,8 @@ def test_what_opens_here_alone_is_told_at_once(sqlite, make, other):
     other.call(ok)
     breaker = make(sqlite(threads=True), quorum=2)
     breaker.call(ok)
-    breaker.backend._here().publish_at = math.inf
+    process = process_of(breaker)
+    process.publish_at = process.stats_at = math.inf
     failing(breaker)
     failing(breaker)
 
@@ -1540,6 +1559,15 @@ def test_what_opens_here_alone_is_told_at_once(sqlite, make, other):
     until(seen, seconds=10)
     breaker.backend.close()
     assert not seen()
+
+
+def test_the_thread_is_called_for_what_opens_here_alone(sqlite, make):
+    breaker = make(sqlite(), quorum=2)
+    wake = process_of(breaker).wake
+    failing(breaker)
+    assert not wake.is_set()
+    failing(breaker)
+    assert wake.is_set()
 
 
 @pytest.mark.parametrize("alone", ['"payments"', "5", "null", "{}"])
