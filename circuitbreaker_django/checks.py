@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
-from circuitbreaker_django import conf, declarations
+from circuitbreaker_django import conf, declarations, families
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.classify import NotInstalled, resolve, resolve_callable
 from circuitbreaker_django.core.detail import Detail
-from circuitbreaker_django.registry import (
-    registries,
-)
+from circuitbreaker_django.registry import Registry, registries
 
 #: Every id, with what it is for; ``docs/checks.md`` is made of it.
 IDS: Final = {
@@ -114,7 +113,8 @@ def _check_location(
 def _check_paths(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
     policies: dict[str, Mapping[str, Any]] = {conf.where(config.alias, "DEFAULTS"): config.defaults}
     for name, declared in declarations.of(config.alias).items():
-        override = config.breakers.get(name, {})
+        entries = [*families.matching(name, config.breakers), name]
+        override = {key for entry in entries for key in config.breakers.get(entry, {})}
         in_force = {key: value for key, value in declared.policy.items() if key not in override}
         policies[f"breaker {name!r}, declared at {declared.where}"] = in_force
     for name, entry in config.breakers.items():
@@ -156,26 +156,36 @@ def _check_callable(place: str, option: str, path: str) -> Iterator[CheckMessage
 
 def _check_effects(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
     """What does nothing is told where it stands."""
-    declared = declarations.of(config.alias)
-    idle = {
-        name: _without_effect(
-            {
-                **config.defaults,
-                **(declared[name].policy if name in declared else {}),
-                **config.breakers.get(name, {}),
-            }
-        )
-        for name in {*declared, *config.breakers}
-    }
+    registry = Registry(config)  # of its own: nothing is to be built by a check
+    names = {*registry, *config.breakers}
+    idle = {name: _without_effect(registry.values_for(name)) for name in names}
     place = conf.where(config.alias, "DEFAULTS")
     for keys, why in _without_effect(config.defaults).items():
         if all(keys in one for one in idle.values()):  # others may make it work
             yield _warning("W006", f"{place}: {why}.", "Take it out, or correct it.")
     for name, entry in config.breakers.items():
         place = conf.where(config.alias, "BREAKERS", name)
-        for keys, why in idle[name].items():
-            if not entry.keys().isdisjoint(keys):
+        with_others = [idle[name]]
+        if families.is_pattern(name):
+            with_others = [_without_effect(each) for each in _values_under(registry, name)]
+        for keys, why in with_others[0].items():
+            if not entry.keys().isdisjoint(keys) and all(keys in one for one in with_others):
                 yield _warning("W006", f"{place}: {why}.", "Take it out, or correct it.")
+
+
+def _values_under(registry: Registry, pattern: str) -> Iterator[Mapping[str, Any]]:
+    """What is in force where a pattern applies: alone, for the names and in the families it fits.
+
+    Which keys there will be nobody knows, so of a family's members it is what all have.
+    """
+    said = registry.said_of(pattern)
+    yield {**registry.config.defaults, **said}
+    head, colon, _ = pattern.partition(families.COLON)
+    for name in {*registry, *registry.config.breakers}:
+        if fnmatchcase(name, pattern):
+            yield registry.values_for(name)
+        if colon and fnmatchcase(name, head):
+            yield {**registry.values_for(name), **said}
 
 
 def _without_effect(values: Mapping[str, Any]) -> dict[tuple[str, ...], str]:

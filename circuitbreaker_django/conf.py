@@ -19,13 +19,15 @@ from django.core.exceptions import ImproperlyConfigured
 from circuitbreaker_django.core.breaker import check_name
 from circuitbreaker_django.core.detail import Detail, DetailSpec
 from circuitbreaker_django.core.options import TEXTS, BreakerOptions, make, nearest
-from circuitbreaker_django.core.policy import check_between
+from circuitbreaker_django.core.policy import check_between, check_count
 
 SETTING: Final = "CIRCUIT_BREAKERS"
 DEFAULT_ALIAS: Final = "default"
 #: The least and the most that ``STATS_INTERVAL`` may be, unless it is 0.
 STATS_INTERVALS: Final = (1, 60)
 DEFAULT_BACKEND: Final = "circuitbreaker_django.backends.sqlite.SQLiteBackend"
+DEFAULT_MAX_BREAKERS: Final = 1000
+MAX_MAX_BREAKERS: Final = 100_000
 
 
 #: One breaker: in ``DEFAULTS``, in ``BREAKERS`` and in ``@circuit_protected(...)``.
@@ -69,7 +71,14 @@ class RegistrySettings(TypedDict, total=False):
     BREAKERS: Annotated[
         dict[str, PolicySettings],
         "{}",
-        "Breakers by name. What stands here overrides what the code declares, key by key.",
+        "Breakers by name, or by patterns of names such as `tenant:*`. What stands here overrides "
+        "what the code declares, key by key.",
+    ]
+    MAX_BREAKERS: Annotated[
+        int,
+        "1000",
+        "Breakers by key, such as `tenant:acme`, that each process keeps; 1 to 100,000. Idle ones "
+        "go first. While none can, further keys share the family's common breaker.",
     ]
 
 
@@ -97,6 +106,7 @@ class RegistryConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     breakers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    max_breakers: int = DEFAULT_MAX_BREAKERS
 
     def digest(self) -> str:
         """A fingerprint by which processes with other settings are told."""
@@ -135,6 +145,7 @@ def load(alias: str) -> RegistryConfig:
         options=raw.get("OPTIONS", {}),
         defaults=raw.get("DEFAULTS", {}),
         breakers=raw.get("BREAKERS", {}),
+        max_breakers=raw.get("MAX_BREAKERS", DEFAULT_MAX_BREAKERS),
     )
 
 
@@ -214,10 +225,15 @@ def _check_interval(value: Any) -> None:
         check_between("STATS_INTERVAL", value, *STATS_INTERVALS)
 
 
+def _check_limit(value: Any) -> None:
+    check_count("MAX_BREAKERS", value, MAX_MAX_BREAKERS)
+
+
 #: What refuses a value, and an example.
 _CHECKS: Final[dict[str, tuple[Callable[[Any], object], str]]] = {
     "STATS_INTERVAL": (_check_interval, "5, or 0 to turn it off"),
     "ERROR_DETAIL": (Detail, 'False, or "shop.breakers.scrub"'),
+    "MAX_BREAKERS": (_check_limit, f"{DEFAULT_MAX_BREAKERS}"),
 }
 
 

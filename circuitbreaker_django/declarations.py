@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from circuitbreaker_django.core.breaker import check_name
 from circuitbreaker_django.core.options import make
+from circuitbreaker_django.families import check_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,12 @@ class Declared:
         policy: the options that it gives.
         lines: where it says so: the declaring line, and those that led to it from the module
             whose import or call this is. One helper may declare for many modules.
+        keyed: whether it is a family, with a breaker for each key.
     """
 
     policy: Mapping[str, Any]
     lines: tuple[str, ...]
+    keyed: bool = False
 
     @property
     def where(self) -> str:
@@ -47,35 +50,41 @@ def everything() -> dict[str, dict[str, Declared]]:
     return {alias: dict(known) for alias, known in list(_declared.items()) if known}
 
 
-def keep(alias: str, name: str, policy: Mapping[str, Any], *, depth: int) -> bool:
+def keep(
+    alias: str, name: str, policy: Mapping[str, Any], *, depth: int, keyed: bool = False
+) -> bool:
     """Keep a declaration; whether that changes anything. For one thread at a time.
 
     A declaration without options only says that the name exists. The same place may declare
-    again, as when a module is imported twice.
+    again, as when a module is imported twice. What one place calls keyed is keyed.
 
     Args:
         alias: the registry's.
         name: the breaker's.
         policy: its options.
         depth: how many calls up the declaring code is.
+        keyed: whether the breaker has others by key.
 
     Raises:
         ImproperlyConfigured: another place declares the same name with other options.
-        TypeError, ValueError: an option is unknown or out of range.
+        TypeError, ValueError: no such name can be, or an option is unknown or out of range.
     """
-    check_name(name)
+    (check_family if keyed else check_name)(name)
     make(policy)
-    new = Declared(dict(policy), _lines(sys._getframe(depth)))
+    new = Declared(dict(policy), _lines(sys._getframe(depth)), keyed)
     known = _declared.setdefault(alias, {})
     old = known.get(name)
-    if old is not None and old.lines != new.lines:
-        if not new.policy or _same(old.policy, new.policy):
-            return False
-        if old.policy:
-            raise ImproperlyConfigured(
-                f"breaker {name!r} is declared twice with other options: {_places(old, new)}. "
-                "Declare it once, and use it elsewhere by its name alone."
-            )
+    if old is not None:
+        new = replace(new, keyed=old.keyed or keyed)
+        if old.lines != new.lines:
+            if not new.policy or _same(old.policy, new.policy):
+                known[name] = replace(old, keyed=new.keyed)
+                return known[name] != old
+            if old.policy:
+                raise ImproperlyConfigured(
+                    f"breaker {name!r} is declared twice with other options: {_places(old, new)}. "
+                    "Declare it once, and use it elsewhere by its name alone."
+                )
     known[name] = new
     return True
 

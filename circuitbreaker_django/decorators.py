@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
@@ -22,11 +24,14 @@ from circuitbreaker_django import streams
 from circuitbreaker_django.conf import DEFAULT_ALIAS, PolicySettings
 from circuitbreaker_django.core.breaker import CircuitBreaker
 from circuitbreaker_django.core.call import Call, Rules
+from circuitbreaker_django.core.classify import is_sync_callable
 from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.fallback import NOTHING, Fallback, make_fallback
-from circuitbreaker_django.core.protect import protect
+from circuitbreaker_django.core.protect import Resolve, protect
 from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.responses import OpenCircuitResponse
+
+logger = logging.getLogger("circuitbreaker_django")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,6 +58,7 @@ def circuit_protected(
     registry: str = DEFAULT_ALIAS,
     view: bool | None = None,
     *,
+    key: Callable[..., object] | None = None,
     fallback: Any = NOTHING,
     fallback_on_failure: bool = False,
     failure_statuses: Iterable[int] = FAILURE_STATUSES,
@@ -74,6 +80,10 @@ def circuit_protected(
         registry: the alias in ``CIRCUIT_BREAKERS``.
         view: whether it is a view; ``None``: it is when the first positional argument, or the
             second after ``self``, is a request. A service that takes a request says ``False``.
+        key: sync, also for an async function; gets the arguments of each call, in a view the
+            request and what was captured of the URL. The call is protected by the breaker of
+            what it returns, out of the family ``name``: for ``"acme"`` by ``"tenant:acme"``.
+            When it raises, which is logged once, by the family's common one.
         fallback: answers for calls that were rejected: a callable, which gets the call's
             arguments, or the answer itself. Of an async function it may be async. Of a
             generator function it is iterated over. In a view it replaces the 503; where
@@ -99,6 +109,8 @@ def circuit_protected(
         raise TypeError('a name is needed: write @circuit_protected("payments")')
     if view is not None and not isinstance(view, bool):
         raise TypeError(f"view must be True, False or None, not {view!r}")
+    if key is not None and not is_sync_callable(key):
+        raise TypeError(f"key must be a sync callable that gets the call's arguments, not {key!r}")
     if not isinstance(stream, bool):
         raise TypeError(f"stream must be True or False, not {stream!r}")
     rules = ServiceOrViewRules(
@@ -107,15 +119,33 @@ def circuit_protected(
         failure_statuses=_statuses(failure_statuses),
         stream=stream,
     )
-    registry_module.declare(registry, name, policy, depth=2)
-
-    def resolve(*args: Any, **kwargs: Any) -> CircuitBreaker:
-        return registry_module.registries[registry][name]
+    registry_module.declare(registry, name, policy, depth=2, keyed=key is not None)
+    resolve = _by_name(registry, name) if key is None else _by_key(registry, name, key)
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
-        return protect(func, resolve, rules)
+        return protect(func, resolve, rules, each=key is not None)
 
     return decorate
+
+
+def _by_name(alias: str, name: str) -> Resolve:
+    return lambda *args, **kwargs: registry_module.registries[alias][name]
+
+
+def _by_key(alias: str, name: str, key: Callable[..., object]) -> Resolve:
+    @functools.cache  # once: a flood of calls is no time for a flood of tracebacks
+    def complain() -> None:
+        logger.exception("the key of circuit %r cannot be found, so calls share one", name)
+
+    def resolve(*args: Any, **kwargs: Any) -> CircuitBreaker:
+        registry = registry_module.registries[alias]
+        try:
+            return registry.family(name)(key(*args, **kwargs))
+        except Exception:  # it is to protect the call, and not to hinder it
+            complain()
+            return registry[name]
+
+    return resolve
 
 
 def _statuses(statuses: Iterable[Any]) -> frozenset[int]:

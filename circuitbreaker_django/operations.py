@@ -7,9 +7,18 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
+from circuitbreaker_django import families
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
-from circuitbreaker_django.backends.store import NoStore, Overview, ProcessInfo, Stats
+from circuitbreaker_django.backends.store import (
+    KEYED,
+    Declaration,
+    NoStore,
+    Overview,
+    ProcessInfo,
+    Stats,
+)
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import options, window
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
@@ -52,6 +61,7 @@ class BreakerStatus:
         stats: its calls over time; ``None`` when nobody counts them, or they cannot be read.
         policy: its effective numbers.
         where: it is declared, as ``file:line`` or in which setting; empty when nobody does.
+        family: of a breaker by key, its family's name; empty for any other one.
     """
 
     registry: str
@@ -75,6 +85,7 @@ class BreakerStatus:
     stats: Stats | None
     policy: Policy
     where: str
+    family: str
 
 
 class ControlRoom:
@@ -134,20 +145,34 @@ class ControlRoom:
         """Whether live processes run with other settings than this one."""
         return bool(self.differing)
 
-    def names(self) -> list[str]:
-        """Every known name: of the settings, of anybody's code, and of the store (rule 23)."""
+    def names(self, wanted: Iterable[str] = ()) -> list[str]:
+        """Every known name: of the settings, of anybody's code, and of the store (rule 23).
+
+        Args:
+            wanted: names; those that a breaker by key would have are known too, for of a family
+                not all are told of.
+        """
         overview = self._overview
-        return sorted({*self.registry, *overview.declarations, *overview.circuits})
+        by_key = [name for name in wanted if self.family_of(name)]
+        return sorted({*self.registry, *overview.declarations, *overview.circuits, *by_key})
+
+    def family_of(self, name: str) -> str:
+        """The family of a breaker by key, here or in anybody's code; empty for any other name."""
+        family, _ = families.split(name)
+        published = self._overview.declarations.get(family)
+        if published is not None and published.policy.get(KEYED) is True:
+            return family
+        return self.registry.family_of(name)
 
     def choose(self, wanted: Iterable[str]) -> list[str]:
-        """The names asked for, each once, or all of them when none is.
+        """The names asked for, as :func:`choose` has it, or all of them when none is.
 
         Raises:
-            UnknownBreakerError: one of them is not known; the message names the nearest.
+            UnknownBreakerError: one is not known, or a pattern fits none.
         """
-        chosen, known = list(dict.fromkeys(wanted)), self.names()
-        refuse_unknown(chosen, known, f"registry {self.registry.config.alias!r}")
-        return chosen or known
+        wanted = list(wanted)
+        known = self.names(wanted)
+        return choose(wanted, known, f"registry {self.registry.config.alias!r}") or known
 
     def status(self, names: Iterable[str], *, day: bool = False) -> list[BreakerStatus]:
         """Those breakers, as they were at the last look, and their calls over time.
@@ -258,9 +283,8 @@ class ControlRoom:
 
     def _policy(self, name: str) -> Policy:
         """As settings and code say here; what they leave open, as was published (rule 23)."""
-        config, declared = self.registry.config, self.registry.declared(name)
-        here = {**(declared.policy if declared else {}), **config.breakers.get(name, {})}
-        published = self._overview.declarations.get(name)
+        config, here = self.registry.config, self.registry.said_of(name)
+        published = self._published(name)
         said = published.policy if published else {}
         there = {key: value for key, value in said.items() if key in POLICY_FIELDS}
         try:
@@ -317,28 +341,48 @@ class ControlRoom:
             stats=stats,
             policy=policy,
             where=self._where(name),
+            family=self.family_of(name),
         )
 
     def _where(self, name: str) -> str:
-        published = self._overview.declarations.get(name)
+        published = self._published(name)
         if published is not None:
             return published.where
         return self.registry.declaration(name).where if name in self.registry else ""
 
+    def _published(self, name: str) -> Declaration | None:
+        """What was published of a breaker; of one by key that was not, that of its family."""
+        declarations = self._overview.declarations
+        return declarations.get(name) or declarations.get(self.family_of(name))
 
-def refuse_unknown(wanted: Iterable[str], known: Collection[str], where: str) -> None:
-    """Refuse names of which one is not known.
+
+def choose(wanted: Iterable[str], known: Collection[str], where: str) -> list[str]:
+    """The known names that are asked for, by name or by pattern (``fnmatchcase``), each once.
+
+    A known name is never read as a pattern.
+
+    Args:
+        wanted: names and patterns.
+        known: names.
+        where: they are known, in words.
 
     Raises:
-        UnknownBreakerError: the message names the nearest, or all when none is near.
+        UnknownBreakerError: one is not known, or a pattern fits none; the message names the
+            nearest, or all when none is near.
     """
-    problems = [
-        f"no breaker {name!r} in {where}{_hint(name, known)}"
-        for name in wanted
-        if name not in known
-    ]
+    chosen: dict[str, None] = {}
+    problems = []
+    for name in wanted:
+        is_pattern = name not in known and families.is_pattern(name)
+        fitting = [each for each in known if fnmatchcase(each, name)] if is_pattern else [name]
+        chosen.update(dict.fromkeys(fitting))
+        if is_pattern and not fitting:
+            problems.append(f"no breaker fits {name!r} in {where}{_hint(name, known)}")
+        elif not is_pattern and name not in known:
+            problems.append(f"no breaker {name!r} in {where}{_hint(name, known)}")
     if problems:
         raise UnknownBreakerError(". ".join(problems))
+    return list(chosen)
 
 
 def _hint(name: str, known: Collection[str]) -> str:

@@ -7,18 +7,21 @@ import os
 import shlex
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Unpack
+from weakref import WeakValueDictionary
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from circuitbreaker_django import conf, declarations
+from circuitbreaker_django import conf, declarations, families
 from circuitbreaker_django.backends.base import Backend, Clock, monotonic
 from circuitbreaker_django.backends.loading import is_replaced, make_backend
 from circuitbreaker_django.backends.memory import MemoryBackend
-from circuitbreaker_django.backends.store import Declaration
+from circuitbreaker_django.backends.store import KEYED, Declaration
 from circuitbreaker_django.conf import DEFAULT_ALIAS, PolicySettings, RegistryConfig
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.breaker import CircuitBreaker
@@ -26,6 +29,7 @@ from circuitbreaker_django.core.detail import Detail
 from circuitbreaker_django.core.errors import CircuitOpenError, UnknownBreakerError
 from circuitbreaker_django.core.view import View
 from circuitbreaker_django.declarations import Declared
+from circuitbreaker_django.families import Family, Members
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -41,6 +45,9 @@ class Home:
 #: Every breaker that was handed out, by registry and name. They outlive registries, which come
 #: and go with the settings: who holds a breaker holds it for good.
 _handed_out: dict[str, dict[str, CircuitBreaker]] = {}
+#: Every breaker by key that anybody holds, be it a registry; what nobody holds goes by itself.
+_by_key: defaultdict[str, WeakValueDictionary[str, CircuitBreaker]]
+_by_key = defaultdict(WeakValueDictionary)
 _lock = threading.RLock()
 
 
@@ -59,6 +66,17 @@ class Registry(Mapping[str, CircuitBreaker]):
     ``registry["payments"]`` is always the same object, also after settings have changed;
     names are those of the settings and those that code has declared.
 
+    Where there is a family ``tenant``, ``registry["tenant:acme"]`` is its breaker for the key
+    ``acme``. Such names are found, but not listed. There is a family where code says so, by
+    ``key=`` or :meth:`family`, or where a pattern in ``BREAKERS``, such as ``"tenant:*"``,
+    begins with its name and fits.
+
+    Of breakers by key that the settings do not name, ``MAX_BREAKERS`` are kept. When there are
+    more, those go that are closed, on which nobody has failed and which were not used for a
+    while. What the store knows of them stays there; and one that somebody still holds goes on,
+    for its next use brings it back. While none can go, further keys share the family's common
+    breaker, ``registry["tenant"]``, and a warning is logged, once.
+
     Args:
         config: the settings.
         clock: keeps the circuits in memory, by this clock: for tests.
@@ -71,6 +89,13 @@ class Registry(Mapping[str, CircuitBreaker]):
         self._clock = clock
         self._home: Home | None = None
         self._breakers: dict[str, CircuitBreaker] = {}
+        self._named = frozenset(name for name in config.breakers if not families.is_pattern(name))
+        self._families: dict[str, Family] = {}
+        self._members = Members(config.max_breakers)
+        #: Breakers by key that operators were told of: so few in all, for they are told for days.
+        self._told: set[str] = set()
+        self._full_until = 0.0
+        self._has_warned = False
 
     def __repr__(self) -> str:
         return f"<Registry {self.config.alias!r}>"
@@ -81,7 +106,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         return self._at_home().backend
 
     def __getitem__(self, name: str) -> CircuitBreaker:
-        breaker = self._breakers.get(name)
+        breaker = self._breakers.get(name) or self._members.get(name)
         if breaker is None:
             current = registries[self.config.alias]
             if current is not self:  # somebody has kept this one while settings have changed
@@ -93,17 +118,51 @@ class Registry(Mapping[str, CircuitBreaker]):
                 )
             home = self._at_home()
             with _lock:
-                breaker = self._hand_out(name, home)
+                if self._is_named(name):
+                    breaker = self._hand_out(name, home)
+                else:
+                    breaker = self._member(name, home)
         return breaker
 
     def __contains__(self, name: object) -> bool:
-        return name in self.config.breakers or name in self._code()
+        return self._is_named(name) or (isinstance(name, str) and bool(self.family_of(name)))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self.config.breakers, *self._code()}))
+        return iter(sorted({*self._named, *self._code()}))
 
     def __len__(self) -> int:
-        return len({*self.config.breakers, *self._code()})
+        return len({*self._named, *self._code()})
+
+    def family(self, name: str) -> Family:
+        """The breakers of a family: called with a key it gives the key's breaker.
+
+        Keys are told apart by ``str(key)`` and may come from outside. One that is short and
+        plain is seen in the breaker's name, ``f"{name}:{key}"``; of any other the name has the
+        beginning and a hash. While there is no room for a key's breaker, the common one is given.
+
+        Args:
+            name: the family's; its common breaker is declared by this, if it is not yet.
+
+        Raises:
+            TypeError, ValueError: no family can have this name: it is 1 to 182 printable
+                characters without any of ``: * ? [ ] ~``.
+        """
+        family = self._families.get(name)
+        if family is None:
+            declare_family(self.config.alias, name, depth=2)
+            with _lock:
+                family = self._families.setdefault(name, Family(name, self._find))
+        return family
+
+    def family_of(self, name: str) -> str:
+        """The family of a breaker by key; empty for any other name."""
+        family, key = families.split(name)
+        declared = self.declared(family)
+        if declared is not None and declared.keyed:
+            return family
+        patterns = families.matching(name, self.config.breakers) if key else []
+        start = f"{family}{families.COLON}"
+        return family if any(pattern.startswith(start) for pattern in patterns) else ""
 
     def declare(self, name: str, **policy: Unpack[PolicySettings]) -> None:
         """Say in code that there is a breaker of this name, and what it is like.
@@ -121,28 +180,48 @@ class Registry(Mapping[str, CircuitBreaker]):
         return self._code().get(name)
 
     def values_for(self, name: str) -> dict[str, Any]:
-        """The options in force: ``DEFAULTS``, then the code's, then ``BREAKERS[name]``."""
-        declared = self.declared(name)
-        return {
-            **self.config.defaults,
-            **(declared.policy if declared else {}),
-            **self.config.breakers.get(name, {}),
-        }
+        """The options in force: ``DEFAULTS``, then what :meth:`said_of` the breaker."""
+        return {**self.config.defaults, **self.said_of(name)}
+
+    def said_of(self, name: str) -> dict[str, Any]:
+        """What code and settings say of this breaker. Key by key the later one counts:
+
+        - what code declares; of a breaker by key first what it declares of the family
+        - of a breaker by key, ``BREAKERS[family]``
+        - patterns in ``BREAKERS`` that fit the name; the one with the longest literal text last
+        - ``BREAKERS[name]``
+        """
+        family, entries = self.family_of(name), self.config.breakers
+        said: dict[str, Any] = {}
+        for declared in (self.declared(family), self.declared(name)):
+            said |= declared.policy if declared else {}
+        for key in (family, *families.matching(name, entries), name):
+            said |= entries.get(key, {})
+        return said
 
     def declaration(self, name: str) -> Declaration:
         """What operators are told of a breaker."""
-        declared = self.declared(name)
+        declared = self.declared(name) or self.declared(self.family_of(name))
         data = options.as_data(*options.make(self.values_for(name)))
+        if declared is not None and declared.keyed:
+            data[KEYED] = True
         where = declared.where if declared else f"settings.{conf.SETTING}"
         return Declaration(name, data, where)
 
     def redeclared(self, name: str) -> None:
-        """Act on a new declaration, also where the breaker is in use."""
+        """Act on a new declaration, also where breakers are in use."""
         breaker = _handed_out.get(self.config.alias, {}).get(name)
         if breaker is not None:
             self.adopt(breaker)
+        self._members.drop(name)  # where it was one, it has a name of its own now
+        told = {name}
+        for member in _held_by_key(self.config.alias):
+            if name in (member.view.name, self.family_of(member.view.name)):
+                self.put_away(member)
+                told |= {member.view.name} & self._told
         if self._home is not None:
-            self._home.backend.declare(self.declaration(name))
+            for each in sorted(told):
+                self._home.backend.declare(self.declaration(each))
 
     def adopt(self, breaker: CircuitBreaker) -> None:
         """Make the breaker one of this registry: its policy, and where its circuit lives."""
@@ -157,15 +236,43 @@ class Registry(Mapping[str, CircuitBreaker]):
         breaker.policy, breaker.classifier, breaker.passive = policy, classifier, passive
         breaker.backend, breaker.view = home.backend, home.views[name]
 
+    def put_away(self, breaker: CircuitBreaker) -> None:
+        """Make a breaker by key one of this registry: its policy now, all else at its next use."""
+        name, alias = breaker.view.name, self.config.alias
+        breaker.policy, breaker.classifier = options.make(self.values_for(name))
+        breaker.passive = self.passive and registries.override_of(alias, name) is None
+        families.put_away(breaker, partial(_bring_back, alias))
+
+    def bring_back(self, breaker: CircuitBreaker) -> None:
+        """Keep a breaker by key that was put away and is in use."""
+        home = self._at_home()
+        with _lock:
+            if not families.is_away(breaker):
+                return  # another thread was faster
+            if self._is_named(breaker.view.name):
+                self._hand_out(breaker.view.name, home)
+            else:
+                self._keep(breaker, home)
+
     def touch(self) -> None:
         """Do the housekeeping where threads cannot run."""
         if self._home is not None and not self.passive:
             self._home.backend.touch()
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the store, and of all breakers by key."""
         if self._home is not None:
-            self._home.backend.close()
+            with _lock:
+                for family in self._families.values():
+                    family.plain.clear()
+                names = self._members.clear()
+            self._home.backend.close()  # first, for what it still tells the store goes with a view
+            with _lock:
+                for name in names:
+                    self._drop_view(name, self._home)
+
+    def _is_named(self, name: object) -> bool:
+        return name in self._named or name in self._code()
 
     def _code(self) -> Mapping[str, Declared]:
         return declarations.of(self.config.alias)
@@ -199,11 +306,102 @@ class Registry(Mapping[str, CircuitBreaker]):
         known = _handed_out.setdefault(self.config.alias, {})
         breaker = known.get(name)
         if breaker is None:
-            breaker = CircuitBreaker(name, **self.values_for(name), backend=home.backend)
-            home.views[name] = breaker.view
+            breaker = self._held_or_new(name, home)
         self.adopt(breaker)
         known[name] = self._breakers[name] = breaker
         return breaker
+
+    def _held_or_new(self, name: str, home: Home) -> CircuitBreaker:
+        breaker = _by_key[self.config.alias].get(name)
+        if breaker is None:
+            breaker = CircuitBreaker(name, **self.values_for(name), backend=home.backend)
+            home.views[name] = breaker.view
+        return breaker
+
+    # -- breakers by key --------------------------------------------------------------------
+
+    def _find(self, family: Family, key: str) -> CircuitBreaker:
+        """The breaker of a key that the family does not have at hand."""
+        current = registries[self.config.alias]
+        if current is not self:
+            return current.family(family.name)(key)
+        name = families.member_name(family.name, key)
+        is_plain = name == f"{family.name}{families.COLON}{key}"
+        breaker = self._members.get(name)
+        if breaker is not None and not is_plain:
+            return breaker
+        home = self._at_home()
+        is_new = breaker is None and not self._is_named(name)
+        if is_new and home.backend.seconds() < self._full_until:
+            return self[family.name]
+        with _lock:
+            if self._is_named(name):
+                breaker = self[name]
+            elif self._members.get(name) is not None or self._make_room(home):
+                breaker = self._member(name, home)
+            else:
+                self._full_until = home.backend.seconds() + families.FULL_FOR
+                self._warn_of(family)
+                return self[family.name]
+            if is_plain:
+                family.plain[key] = breaker
+        return breaker
+
+    def _member(self, name: str, home: Home) -> CircuitBreaker:
+        """The breaker by key of this name, from now on kept, also where there is no room."""
+        breaker = self._members.get(name)
+        if breaker is None:
+            breaker = _handed_out.get(self.config.alias, {}).get(name)
+        if breaker is None:
+            breaker = self._held_or_new(name, home)
+            _by_key[self.config.alias][name] = breaker
+            self._keep(breaker, home)
+        return breaker
+
+    def _keep(self, breaker: CircuitBreaker, home: Home) -> None:
+        name = breaker.view.name
+        if self._members.get(name) is None:
+            self._make_room(home)
+            self._members.keep(name, breaker)
+        self.adopt(breaker)
+        if name not in self._told and len(self._told) < min(self._members.limit, families.MAX_TOLD):
+            self._told.add(name)
+            home.backend.declare(self.declaration(name))
+
+    def _make_room(self, home: Home) -> bool:
+        """Let go of breakers until there is room for one more, if that can be."""
+        while self._members.is_full:
+            breaker = self._members.take_idle(home.views, partial(self._may_go, home))
+            if breaker is None:
+                return False
+            name = breaker.view.name
+            family, key = families.split(name)
+            if family in self._families:
+                self._families[family].plain.pop(key, None)
+            families.put_away(breaker, partial(_bring_back, self.config.alias))
+            self._drop_view(name, home)
+        return True
+
+    def _drop_view(self, name: str, home: Home) -> None:
+        view = home.views.pop(name, None)
+        if view is not None:  # else it has only been used while it was overridden
+            home.backend.drop_view(view, families.split(name)[0])
+
+    def _may_go(self, home: Home, name: str) -> bool:
+        if registries.override_of(self.config.alias, name) is not None:
+            return False
+        view = home.views.get(name)
+        return view is None or families.is_idle(view, view.policy, home.backend.clock())
+
+    def _warn_of(self, family: Family) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: %d breakers are kept and none can go, so further keys of %r share a circuit",
+                conf.where(self.config.alias, "MAX_BREAKERS"),
+                self._members.limit,
+                family.name,
+            )
 
     def _tell_developer(self, error: CircuitOpenError) -> None:
         if not settings.DEBUG:
@@ -328,14 +526,20 @@ class Registries(Mapping[str, Registry]):
     # -- parts ------------------------------------------------------------------------------
 
     def _adopt_all(self) -> None:
-        for alias, known in _handed_out.items():
-            for name in known:
+        for alias in {*_handed_out, *_by_key}:
+            for name in _handed_out.get(alias, {}):
                 self._adopt_one(alias, name)
+            for member in _held_by_key(alias):
+                self._adopt_one(alias, member.view.name)
 
     def _adopt_one(self, alias: str, name: str) -> None:
-        breaker = _handed_out[alias][name]
+        named = _handed_out.get(alias, {}).get(name)
+        breaker = named or _by_key[alias][name]
         try:
-            self[alias].adopt(breaker)
+            if named is not None:
+                self[alias].adopt(breaker)
+            else:
+                self[alias].put_away(breaker)
         except ImproperlyConfigured:  # whoever asks a registry for a breaker is told
             breaker.passive = True
             breaker.view.shut()
@@ -364,6 +568,11 @@ class DefaultRegistry(Mapping[str, CircuitBreaker]):
     def __len__(self) -> int:
         return len(registries[DEFAULT_ALIAS])
 
+    def family(self, name: str) -> Family:
+        """:meth:`Registry.family` of the registry ``default``."""
+        declare_family(DEFAULT_ALIAS, name, depth=2)
+        return registries[DEFAULT_ALIAS].family(name)
+
     def declare(self, name: str, **policy: Unpack[PolicySettings]) -> None:
         """:meth:`Registry.declare` of the registry ``default``; touches no settings."""
         declare(DEFAULT_ALIAS, name, policy, depth=2)
@@ -373,13 +582,32 @@ registries = Registries()
 breakers = DefaultRegistry()
 
 
-def declare(alias: str, name: str, policy: Mapping[str, Any], *, depth: int = 1) -> None:
+def declare(
+    alias: str, name: str, policy: Mapping[str, Any], *, depth: int = 1, keyed: bool = False
+) -> None:
     """:func:`declarations.keep`, with what follows from it for registries in use."""
     with _lock:
-        if declarations.keep(alias, name, policy, depth=depth + 1):
+        if declarations.keep(alias, name, policy, depth=depth + 1, keyed=keyed):
             for registry in registries.built():
                 if registry.config.alias == alias:
                     registry.redeclared(name)
+
+
+def declare_family(alias: str, name: str, *, depth: int = 1) -> None:
+    """:func:`declare` that there are breakers by key, unless it is known."""
+    declared = declarations.of(alias).get(name)
+    if declared is None or not declared.keyed:
+        declare(alias, name, {}, depth=depth + 1, keyed=True)
+
+
+def _held_by_key(alias: str) -> list[CircuitBreaker]:
+    """The breakers by key that somebody holds, but for those with a name of their own."""
+    named = _handed_out.get(alias, {})
+    return [breaker for name, breaker in list(_by_key[alias].items()) if name not in named]
+
+
+def _bring_back(alias: str, breaker: CircuitBreaker) -> None:
+    registries[alias].bring_back(breaker)
 
 
 def in_test_environment() -> bool:

@@ -124,7 +124,7 @@ class override_breaker(_Helper):
     force. Also a decorator of functions and classes; the name is looked up when a test begins.
 
     Args:
-        name: of the breaker.
+        name: of the breaker; of one by key such as ``"tenant:acme"``.
         state: ``"open"`` (held), ``"closed"`` or ``"half_open"``.
         registry: the alias in ``CIRCUIT_BREAKERS``.
         attr_name: the attribute of a decorated class's tests that gets the breaker.

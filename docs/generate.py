@@ -44,7 +44,7 @@ For an editor to check it, annotate it with `dict[str, RegistrySettings]`, from
 
 The keys of `DEFAULTS`, of each value of `BREAKERS`, and of `@circuit_protected(...)` and
 `breakers.declare(...)`. Key by key the later one counts: the package's default, `DEFAULTS`, what
-the code declares, `BREAKERS[name]`.
+the code declares, patterns in `BREAKERS` that fit the name, `BREAKERS[name]`.
 
 {_table(conf.PolicySettings)}
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pytest
 from django.dispatch import Signal
@@ -24,6 +26,7 @@ def fresh_registries():
         for module, attribute in ((declarations, "_declared"), (registry, "_handed_out")):
             known = getattr(module, attribute)
             patch.setattr(module, attribute, {alias: dict(known[alias]) for alias in known})
+        patch.setattr(registry, "_by_key", defaultdict(WeakValueDictionary))
         registry.registries.rebuild()
         yield
         registry.registries.rebuild()

@@ -218,6 +218,8 @@ def test_a_predicate_that_code_declares_is_resolved_unless_the_settings_override
     assert message.id == f"{TAG}.E012"
     assert re.search(r"^breaker 'payments', declared at .*test_checks.py:\d+: fail", message.msg)
     assert found({"default": {"BREAKERS": {"payments": {"failure_predicate": None}}}}) == []
+    assert found({"default": {"BREAKERS": {"pay*": {"failure_predicate": None}}}}) == []
+    assert found_ids({"default": {"BREAKERS": {"pax*": {"failure_predicate": None}}}}) == ["E012"]
 
 
 # -- options without effect ---------------------------------------------------------------------
@@ -278,6 +280,30 @@ def test_what_code_declares_may_give_an_option_its_effect():
 
     assert found({"default": {"DEFAULTS": {"minimum_calls": 5}}}) == []
     assert found({"default": {"BREAKERS": {"payments": {"minimum_calls": 5}}}}) == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"*": {"minimum_calls": 5}}, []),
+        ({"ten*": {"minimum_calls": 5}}, []),
+        ({"tenant:*": {"minimum_calls": 5}}, []),
+        ({"*:acme": {"minimum_calls": 5}}, []),
+        ({"pay*": {"minimum_calls": 5}}, ["W006"]),
+        ({"pay*": {"minimum_calls": 5}, "payments": {"failure_rate_threshold": 0.5}}, []),
+        ({"pay*:*": {"minimum_calls": 5}}, ["W006"]),
+        ({"host:*": {"failure_rate_threshold": 0.5}, "host:a*": {"minimum_calls": 5}}, []),
+        ({"host:a*": {"failure_rate_threshold": 0.5}, "host:*": {"minimum_calls": 5}}, []),
+        ({"*": {"failure_rate_threshold": 0.5}, "host:*": {"minimum_calls": 5}}, []),
+        ({"tenant:acme": {"minimum_calls": 5}}, []),
+    ],
+    ids=str,
+)
+def test_an_option_of_a_pattern_has_no_effect_if_it_has_none_anywhere(entries, expected):
+    circuit_protected("tenant", slow_call_duration=1, key=str)
+    breakers.declare("payments")
+
+    assert found_ids({"default": {"BREAKERS": entries}}) == expected
 
 
 def test_a_breaker_that_waits_longer_than_the_defaults_allow_is_told_at_the_breaker():

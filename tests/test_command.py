@@ -24,6 +24,7 @@ from circuitbreaker_django import (
     operations,
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.core.circuit import MAX_TEXT
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.management.commands import breaker as module
@@ -293,6 +294,7 @@ def test_json_of_a_closed_circuit(rows, worker):
         "last_error": None,
         "last_error_message": None,
         "last_error_at": None,
+        "family": None,
     }
 
 
@@ -402,7 +404,7 @@ def test_a_busy_store_confirms_nothing(run, worker, tmp_path):
 
 
 def test_a_fault_of_ours_ends_with_2_and_says_all(run, monkeypatch):
-    monkeypatch.setattr(operations.ControlRoom, "names", lambda self: 1 / 0)
+    monkeypatch.setattr(operations.ControlRoom, "names", lambda *args: 1 / 0)
     result = run("status", "--fail-on-open")
     assert result.code == 2
     assert "Traceback" in result.err
@@ -993,3 +995,94 @@ def test_history_of_nobody_and_of_no_length_is_refused(run, worker):
 
 def test_history_without_a_store(run):
     assert run("history").out == "Nothing has happened yet.\n"
+
+
+# -- breakers by key ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def family(worker):
+    """A thousand breakers by key that another process has told of; four of them are of interest."""
+    keyed = {"keyed": True}
+    worker.backend.declare(Declaration("tenant", keyed, "shop.py:1"))
+    for number in range(1000):
+        worker.backend.declare(Declaration(f"tenant:{number}", keyed, "shop.py:1"))
+    worker.backend._publish(worker.backend._here(), 1)
+    by_key = {
+        number: CircuitBreaker(f"tenant:{number}", backend=worker.backend) for number in range(4)
+    }
+    by_key[0].trip()
+    by_key[1].disable()
+    by_key[2].record_failure()
+    by_key[3].trip()
+    by_key[3].reset()
+    return by_key
+
+
+def first_words(text):
+    return [line.split()[0] for line in text.splitlines() if line]
+
+
+def test_of_many_breakers_by_key_those_are_shown_of_which_there_is_something_to_say(run, family):
+    shown = run("status").out
+    assert first_words(shown)[:7] == [
+        *("BREAKER", "payments", "search", "tenant", "tenant:0", "tenant:1", "tenant:2")
+    ]
+    assert (
+        "\ntenant: 997 more breakers by key, closed; `breaker status 'tenant:*'` shows all.\n"
+        in shown
+    )
+
+
+def test_those_asked_for_are_all_shown(run, rows, family):
+    assert len(first_words(run("status", "tenant:*").out)) == 1004
+    assert first_words(run("status", "tenant:99").out)[1] == "tenant:99"
+    assert "more breaker" not in run("status", "tenant:*", "payments").out
+    assert len(rows()) == 1003
+    assert {row["family"] for name, row in rows().items() if ":" in name} == {"tenant"}
+    assert rows()["tenant"]["family"] is None
+
+
+def test_those_that_the_settings_name_are_always_shown(run, family, settings_of_breakers):
+    settings_of_breakers["default"]["BREAKERS"]["tenant:99"] = {}
+    assert "tenant:99" in first_words(run("status").out)
+    assert "tenant: 996 more" in run("status").out
+
+
+def test_where_only_the_settings_know_of_a_family_its_quiet_breakers_are_counted(
+    run, worker, settings_of_breakers
+):
+    settings_of_breakers["default"]["BREAKERS"] = {"host:*": {}}
+    worker.backend.declare(Declaration("host:a", {}, ""))
+    worker.backend._publish(worker.backend._here(), 1)
+    shown = run("status").out
+    assert shown.startswith("host: 1 more breaker by key, closed; `breaker status 'host:*'` shows")
+    assert "No breakers are known" not in shown
+
+
+def test_one_that_nobody_has_told_of_can_be_steered_and_it_is_said(run, rows, family):
+    result = run("trip", "tenant:new", "tenant:99", "--hold")
+    assert result.code == 0
+    assert result.out.splitlines()[:3] == [
+        "tenant:new: held open until reset.",
+        "tenant:99: held open until reset.",
+        "No process has told of tenant:new yet.",
+    ]
+    assert rows("tenant:new")["tenant:new"]["state"] == "open"
+    assert CircuitBreaker("tenant:new", backend=family[0].backend).state is CircuitState.OPEN
+    assert "told of" not in run("reset", "tenant:new").out
+    assert "new" in run("history", "tenant:new").out
+
+
+def test_one_of_no_family_is_still_unknown(run, family):
+    for name in ("host:a", "payments:a", "tenant:", "tenant:a~b", "tenant:\n"):
+        assert run("trip", name).code == 2
+        assert run("status", name).code == 2
+
+
+def test_a_pattern_steers_all_that_are_known(run, rows, family):
+    assert run("trip", "tenant:99?", "--hold").code == 0
+    assert {name for name, row in rows().items() if row["mode"] == "forced_open"} == {
+        f"tenant:99{digit}" for digit in range(10)
+    }
+    assert "no breaker fits 'tenant:x*'" in run("trip", "tenant:x*").err

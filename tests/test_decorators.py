@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import inspect
 import subprocess
 import sys
@@ -417,6 +418,110 @@ def test_what_is_refused_declares_nothing():
     with pytest.raises(TypeError, match="needs a fallback"):
         circuit_protected("refused", fallback_on_failure=True)
     assert "refused" not in breakers
+
+
+# -- a breaker for each key -------------------------------------------------------------------
+
+
+async def test_each_key_has_a_breaker_of_its_own():
+    protect = circuit_protected("tenant", failure_threshold=1, key=lambda tenant, well=True: tenant)
+
+    @protect
+    def pay(tenant, well=True):
+        return well or broken()
+
+    @protect
+    async def apay(tenant, well=True):
+        return well or broken()
+
+    @protect
+    def produce(tenant, well=True):
+        yield well or broken()
+
+    @protect
+    async def aproduce(tenant, well=True):
+        yield well or broken()
+
+    async def first(result):
+        if inspect.isgenerator(result):
+            return next(result)
+        if inspect.isasyncgen(result):
+            return await anext(result)
+        return await result if inspect.isawaitable(result) else result
+
+    for func in (pay, apay, produce, aproduce):
+        with pytest.raises(Down):
+            await first(func("one", well=False))
+        with pytest.raises(CircuitOpenError):
+            await first(func("one"))
+        assert await first(func("two")) is True
+        breakers["tenant:one"].reset()
+    assert breakers["tenant"].state is CircuitState.CLOSED
+
+
+def test_the_common_breaker_is_used_when_the_key_raises_and_it_is_logged_once(caplog):
+    pay = circuit_protected("tenant", failure_threshold=2, key=lambda tenant: tenant.pk)(broken)
+    for _ in range(2):
+        fail(pay, None)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "'tenant'" in record.getMessage()
+    assert record.exc_info is not None
+    assert breakers["tenant"].state is CircuitState.OPEN
+
+
+@pytest.mark.parametrize("problem", ["ValueError", "UnicodeError", "RecursionError"])
+def test_the_common_breaker_is_used_when_the_key_is_no_text(problem):
+    class Tenant:
+        def __str__(self):
+            raise getattr(builtins, problem)
+
+    pay = circuit_protected("tenant", failure_threshold=1, key=lambda tenant: tenant)(broken)
+    fail(pay, Tenant())
+    assert breakers["tenant"].state is CircuitState.OPEN
+
+
+def test_a_key_may_be_interrupted():
+    def key():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        circuit_protected("tenant", key=key)(broken)()
+
+
+def test_the_key_gets_what_the_function_gets():
+    class Client:
+        tenant = "acme"
+
+        @circuit_protected("tenant", failure_threshold=1, key=lambda self, *a, **k: self.tenant)
+        def pay(self, amount, *, currency):
+            raise Down(amount, currency)
+
+    with pytest.raises(Down):
+        Client().pay(5, currency="eur")
+    assert breakers["tenant:acme"].state is CircuitState.OPEN
+    assert breakers["tenant"].state is CircuitState.CLOSED
+
+
+def test_a_family_is_known_before_its_first_call():
+    circuit_protected("tenant", failure_threshold=3, key=lambda tenant: tenant)
+
+    assert list(breakers) == ["tenant"]
+    assert breakers["tenant:acme"].policy.failure_threshold == 3
+
+
+async def key_that_waits():
+    """No key can be async: which breaker it is has to be known before anything is awaited."""
+
+
+@pytest.mark.parametrize("key", ["pk", 5, False, key_that_waits], ids=repr)
+def test_key_is_a_sync_callable(key):
+    with pytest.raises(TypeError, match="key must be a sync callable that gets the call's arg"):
+        circuit_protected("tenant", key=key)
+
+
+def test_a_name_that_no_family_can_have_is_told_where_it_decorates():
+    with pytest.raises(ValueError, match="the name of a breaker that has keys"):
+        circuit_protected("tenant:*", key=lambda tenant: tenant)
 
 
 # -- what is judged ---------------------------------------------------------------------------

@@ -661,3 +661,12 @@ async def test_a_fallback_of_an_async_class(monkeypatch, make):
     breakers["shop"].trip()
     for _ in range(2):
         assert await visit(view) is OK
+
+
+def test_a_view_with_a_key():
+    view = protect(key=lambda request, what: request.GET["tenant"])(lambda request, what: do(what))
+    one, two = RequestFactory().get("/?tenant=one"), RequestFactory().get("/?tenant=two")
+    with pytest.raises(Down):
+        view(one, Down)
+    assert view(one, OK).status_code == 503
+    assert view(two, OK) is OK

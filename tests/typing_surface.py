@@ -55,7 +55,7 @@ def checkout(request: HttpRequest, number: int) -> HttpResponse:
     return HttpResponse()
 
 
-@circuit_protected("payments", fallback=0.0, fallback_on_failure=True)
+@circuit_protected("payments", fallback=0.0, fallback_on_failure=True, key=lambda tenant: tenant)
 def fee(tenant: str) -> float:
     return float(tenant)
 
@@ -119,6 +119,8 @@ Service().pay()  # type: ignore[call-arg]
 pages("5")  # type: ignore[arg-type]
 charge("5")  # type: ignore[arg-type]
 circuit_protected("payments", stream="yes")  # type: ignore[arg-type]
+assert_type(breakers.family("tenant")(5), CircuitBreaker)
+circuit_protected("payments", key="tenant")  # type: ignore[arg-type]
 circuit_protected("payments", failure_statuses=500)  # type: ignore[arg-type]
 breakers["payments"].protect(fallback_on_failure="yes")  # type: ignore[call-overload]
 circuit_protected("payments", failure_treshold=3)  # type: ignore[call-arg]

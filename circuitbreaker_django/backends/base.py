@@ -143,6 +143,24 @@ class Backend(abc.ABC):
             self._views.setdefault(name, []).append(view)
         return view
 
+    def drop_view(self, view: View, heir: str) -> None:
+        """Forget a breaker that nobody uses, and with its last view all that is kept of it.
+
+        Args:
+            view: the breaker's.
+            heir: the name under which calls are told of that it has told nobody of. With a name
+                each they would fill the memory while there is no store to tell.
+        """
+        with self._here().lock:
+            self._count_traffic(view, heir)
+            views = self._views.get(view.name, [])
+            if view in views:
+                views.remove(view)
+            if not views:
+                self._views.pop(view.name, None)
+                self._evidence.pop(view.name, None)
+                self._told.pop(view.name, None)
+
     def sync(self) -> None:
         """Act on what has changed in the store. Never raises."""
 
@@ -436,17 +454,17 @@ class Backend(abc.ABC):
         with self._here().lock:
             for views in self._views.values():
                 for view in views:
-                    self._count_traffic(view)
+                    self._count_traffic(view, view.name)
             taken, self._traffic = self._traffic, {}
             now = self.clock()
             age, self._counted_from = max(0, now - self._counted_from), now
         return taken, age
 
-    def _count_traffic(self, view: View) -> None:
+    def _count_traffic(self, view: View, name: str) -> None:
         """Keep what a view has counted; under the lock. Also before a view is let go of."""
         new = view.untold()
         if any(new):
-            self._traffic[view.name] = plus(self._traffic.get(view.name, NOTHING), new)
+            self._traffic[name] = plus(self._traffic.get(name, NOTHING), new)
 
     def _open_alone(self) -> tuple[str, ...]:
         """The circuits that are open in this process alone, while the store says otherwise."""

@@ -5,17 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from circuitbreaker_django.backends.base import Clock, monotonic
 from circuitbreaker_django.backends.store import Overview, Stats
 from circuitbreaker_django.backends.transactional import Transaction, TransactionalBackend
+from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import traffic
 from circuitbreaker_django.core.circuit import Circuit, Event
 from circuitbreaker_django.core.policy import micros
 from circuitbreaker_django.core.traffic import KEPT, MINUTE, QUARTER, Buckets
+from circuitbreaker_django.core.view import View
+
+if TYPE_CHECKING:
+    from circuitbreaker_django.core.breaker import CircuitBreaker
 
 #: Events kept.
 HISTORY = 200
+#: The epoch of circuits without a row, before any was dropped.
+_FLOOR = 1
 
 
 class MemoryBackend(TransactionalBackend):
@@ -30,6 +38,33 @@ class MemoryBackend(TransactionalBackend):
         self._history: list[tuple[str, Event]] = []
         #: By the width of the buckets and the circuit's name.
         self._buckets: dict[int, dict[str, Buckets]] = {width: {} for width in KEPT}
+
+    def new_view(self, breaker: CircuitBreaker, name: str) -> View:
+        """A breaker's view of the circuit of that name."""
+        with self._here().lock:
+            if self._floor > _FLOOR:
+                self._rows.setdefault(name, self._row(name))
+            return super().new_view(breaker, name)
+
+    def drop_view(self, view: View, heir: str) -> None:
+        """Forget a breaker that nobody uses, with its row, if nothing counts in that (rule 2)."""
+        with self._here().lock:
+            super().drop_view(view, heir)
+            if view.name in self._views:
+                return
+            for buckets in self._buckets.values():
+                buckets.pop(view.name, None)
+            row = self._rows.get(view.name)
+            if row is not None and core.is_blank(row, view.policy, self.clock()):
+                self._raise_floor(row.epoch)
+                del self._rows[view.name]
+
+    def _raise_floor(self, epoch: int) -> None:
+        """From the first time on whoever has a view has a row: to him no floor means anything."""
+        if self._floor == _FLOOR < epoch:
+            for name in self._views:
+                self._rows.setdefault(name, self._row(name))
+        self._floor = max(self._floor, epoch)
 
     def _keep_row(self, name: str, circuit: Circuit) -> None:
         """The rows are the store itself: what another thread has written since is newer."""

@@ -22,6 +22,8 @@ from circuitbreaker_django.backends.sqlite_file import SQLiteFile
 from circuitbreaker_django.backends.sqlite_process import TICK, SQLiteProcess
 from circuitbreaker_django.backends.sqlite_tables import (
     HISTORY,
+    drop,
+    find_waste,
     publish,
     read_events,
     read_overview,
@@ -59,6 +61,8 @@ HOUSEKEEPING_PATIENCE: Final = 0.25
 #: Seconds between two publications of a process, and of what its code declares.
 PUBLISH_EVERY: Final = 5.0
 DECLARE_EVERY: Final = 3600.0
+#: Seconds between two looks of a process for what may go.
+CLEAN_EVERY: Final = 60.0
 #: Seconds after the loss of the store in which holds are put back (rule 21).
 REASSERT_WITHIN: Final = 10.0
 
@@ -133,9 +137,10 @@ class SQLiteBackend(AttachedBackend):
 
     def declare(self, declaration: Declaration) -> None:
         """Let operators know of a breaker; told to the store at the first use of any."""
-        self._declared[declaration.name] = declaration
         process = self._here()
-        process.publish_at = process.declare_at = 0.0
+        with process.lock:
+            self._declared[declaration.name] = process.undeclared[declaration.name] = declaration
+            process.publish_at = 0.0
 
     @operation
     def publish(self) -> None:
@@ -268,6 +273,27 @@ class SQLiteBackend(AttachedBackend):
         self._clean_word(process, file)
         self._publish(process, patience)
         self._put_holds_back(process, patience)
+        self._clean_tables(process, file, patience)
+
+    def _clean_tables(self, process: SQLiteProcess, file: SQLiteFile, patience: float) -> None:
+        """Drop what there is too much of; looked for before the write lock is taken."""
+        if self.observer or time.monotonic() < process.clean_at:
+            return
+        process.clean_at = time.monotonic() + CLEAN_EVERY
+        try:
+            with process.reading.taken(patience) as mine:
+                waste = file.read(lambda reader: find_waste(reader, self.clock())) if mine else None
+            if waste is None:
+                return
+            with process.writing.taken(patience) as mine:
+                if mine:
+                    with self._writing(process, file, patience) as writer:
+                        drop(writer, waste)
+                        file.commit(ring=True)
+        except StoreBusy:
+            return
+        except StoreLost as error:
+            self._lost(process, file, error)
 
     def _clean_word(self, process: SQLiteProcess, file: SQLiteFile) -> None:
         if is_clean(file.bell.word[()]):
@@ -301,26 +327,30 @@ class SQLiteBackend(AttachedBackend):
             host.pid_space(),
             alone,
         )
-        declare = now >= process.declare_at
+        again = now >= process.declare_at
+        news: dict[str, Declaration] = {}
         try:
             with process.writing.taken(patience) as mine:
                 if not mine:
                     return
-                # Before what is declared is read: what comes later is for the next time.
-                process.publish_at = now + PUBLISH_EVERY
-                if declare:
+                with process.lock:  # what is declared from here on is for the next time
+                    process.publish_at = now + PUBLISH_EVERY
+                    news, process.undeclared = process.undeclared, {}
+                    declared = list((self._declared if again else news).values())
+                if again:
                     process.declare_at = now + DECLARE_EVERY
                 if stats:
                     process.stats_at = now + self.stats_interval
                 with self._telling(stats) as told, self._writing(process, file, patience) as writer:
-                    declared = list(self._declared.values()) if declare else []
                     publish(writer, process.id, info, declared, self.clock())
                     keep_traffic(writer, *told, self.clock())
                     file.commit(ring=False)
                 process.alone = alone
         except (StoreBusy, StoreLost):
-            process.publish_at = process.stats_at = 0.0
-            if declare:
+            with process.lock:
+                process.publish_at = process.stats_at = 0.0
+                process.undeclared = {**news, **process.undeclared}
+            if again:
                 process.declare_at = 0.0
             return
         self._flush(process, self._patience())

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from circuitbreaker_django.backends.process import Process, Turn
 from circuitbreaker_django.backends.sqlite_file import Inode, SQLiteFile
+from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.core.circuit import Override
 
 logger = logging.getLogger("circuitbreaker_django")
@@ -54,6 +55,9 @@ class SQLiteProcess(Process):
         self.stats_at = 0.0
         #: What it has told to be open here alone.
         self.alone: tuple[str, ...] = ()
+        #: What was declared since the last publication.
+        self.undeclared: dict[str, Declaration] = {}
+        self.clean_at = 0.0
         #: Holds to put back into a store that has lost them, until when.
         self.holds: dict[str, Override] = {}
         self.holds_until = 0.0

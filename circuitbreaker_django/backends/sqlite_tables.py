@@ -6,15 +6,22 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from circuitbreaker_django.backends import host, sqlite_traffic
-from circuitbreaker_django.backends.store import Declaration, Overview, ProcessInfo, StoreLost
+from circuitbreaker_django.backends.store import (
+    KEYED,
+    Declaration,
+    Overview,
+    ProcessInfo,
+    StoreLost,
+)
 from circuitbreaker_django.backends.transactional import Transaction
+from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event
-from circuitbreaker_django.core.policy import micros, seconds
+from circuitbreaker_django.core.policy import MAX_DURATION, Policy, micros, seconds
 from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
 
 #: Seconds after which a silent process counts as gone.
@@ -23,6 +30,11 @@ GONE_AFTER: Final = 15.0
 KEEP_DECLARED: Final = 7 * 86400.0
 #: Events kept.
 HISTORY: Final = 5000
+#: Rows of circuits, declarations, and counts of calls of one width, above which those go that
+#: nobody will miss.
+MAX_ROWS: Final = 2000
+MAX_DECLARED: Final = 5000
+MAX_TRAFFIC: Final = 100_000
 
 _TABLES: Final = """
 CREATE TABLE meta (
@@ -235,6 +247,77 @@ def publish(
     writer.execute("DELETE FROM declarations WHERE seen_at <= ?", (now - micros(KEEP_DECLARED),))
 
 
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """What may go.
+
+    Attributes:
+        records: of circuits, by name, as they were read.
+        floor: the newest of their epochs.
+        declared: names of breakers by key.
+        traffic: how many counts of breakers by key, by their width.
+    """
+
+    records: Mapping[str, str]
+    floor: int
+    declared: Sequence[str]
+    traffic: Mapping[int, int]
+
+
+def find_waste(reader: sqlite3.Connection, now: int) -> Waste | None:
+    """What may go where there is too much, for keys from outside must not fill a host.
+
+    Of circuits those that would be the same without a row, for every policy that anybody has
+    declared; of declarations those of breakers by key that were not seen for the longest time; of
+    counts of calls the oldest of breakers by key.
+    """
+    (rows,) = reader.execute("SELECT count(*) FROM circuits").fetchone()
+    (entries,) = reader.execute("SELECT count(*) FROM declarations").fetchone()
+    counts = reader.execute("SELECT width, count(*) FROM traffic GROUP BY width").fetchall()
+    traffic = {width: count - MAX_TRAFFIC for width, count in counts if count > MAX_TRAFFIC}
+    if rows <= MAX_ROWS and entries <= MAX_DECLARED and not traffic:
+        return None
+    declared = [
+        (name, _object(policy) or {})
+        for name, policy in reader.execute("SELECT name, policy FROM declarations ORDER BY seen_at")
+    ]
+    blank: dict[str, str] = {}
+    floor = 0
+    if rows > MAX_ROWS:
+        patient = _patient(values for _, values in declared)
+        for name, record in reader.execute("SELECT name, record FROM circuits"):
+            circuit = _circuit(record)
+            if core.is_blank(circuit, patient, now):
+                blank[name], floor = record, max(floor, circuit.epoch)
+    keyed = [
+        name
+        for name, values in declared
+        if isinstance(name, str) and ":" in name and values.get(KEYED) is True
+    ]
+    waste = Waste(blank, floor, keyed[: max(0, entries - MAX_DECLARED)], traffic)
+    return waste if waste.records or waste.declared or waste.traffic else None
+
+
+def drop(writer: sqlite3.Connection, waste: Waste) -> None:
+    """Drop it, but for what somebody has written to meanwhile; the floor is raised first (rule 2).
+
+    It is raised in any case, for by that the others hear that they are to forget rows.
+    """
+    if waste.records:
+        writer.execute(
+            "UPDATE meta SET floor = max(floor + 1, ?), revision = revision + 1", (waste.floor,)
+        )
+    writer.executemany("DELETE FROM circuits WHERE name = ? AND record = ?", waste.records.items())
+    writer.executemany(
+        "DELETE FROM declarations WHERE name = ?", [(name,) for name in waste.declared]
+    )
+    writer.executemany(
+        "DELETE FROM traffic WHERE (name, width, start) IN (SELECT name, width, start FROM traffic"
+        " WHERE width = ? AND instr(name, ':') ORDER BY start LIMIT ?)",
+        waste.traffic.items(),
+    )
+
+
 def withdraw(writer: sqlite3.Connection, process: str) -> None:
     """Forget a process that ends."""
     writer.execute("DELETE FROM processes WHERE id = ?", (process,))
@@ -249,6 +332,16 @@ def _circuit(record: Any) -> Circuit:
         return load_circuit(record)
     except ValueError as error:
         raise Corrupt(error) from error
+
+
+def _patient(policies: Iterable[Mapping[str, Any]]) -> Policy:
+    """A policy for which things count as long as for the longest of these."""
+    longest = Policy().failure_window
+    for values in policies:
+        for value in (values.get("failure_window"), values.get("ramp_up")):
+            if isinstance(value, int | float) and longest < value <= MAX_DURATION:
+                longest = value
+    return Policy(failure_window=longest, ramp_up=longest)
 
 
 def _object(text: Any) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from circuitbreaker_django.core import traffic, window
 from circuitbreaker_django.core.circuit import Batch, Circuit, Command, Event
@@ -108,6 +108,10 @@ class Changes:
     incarnation: int
     circuits: dict[str, Circuit] = field(default_factory=dict)
     events: list[tuple[str, Event]] = field(default_factory=list)
+
+
+#: In the policy of a declaration: whether it is of a family of breakers by key, or of one of them.
+KEYED: Final = "keyed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,18 @@ def is_suspect(circuit: Circuit, policy: Policy, now: int) -> bool:
     return bool(seen.failures or seen.slow)
 
 
+def is_blank(circuit: Circuit, policy: Policy, now: int) -> bool:
+    """Whether nothing counts of what has ever happened to it: it is as if it were new."""
+    circuit = settle(circuit, now)
+    return (
+        circuit.state is CircuitState.CLOSED
+        and circuit.override is None
+        and share(circuit, policy, now) == 1
+        and not window.live(circuit.failures, policy, now)
+        and not is_suspect(circuit, policy, now)
+    )
+
+
 def record(circuit: Circuit, batch: Batch, policy: Policy, now: int) -> Result:
     """Count calls of a closed circuit, and open it when a rule is reached."""
     circuit = settle(circuit, now)

@@ -58,7 +58,7 @@ def resolve_callable(path: str) -> Callable[[Any], Any]:
             callable.
     """
     module_name, name, found = _find(path)
-    if not _is_sync_callable(found):
+    if not is_sync_callable(found):
         raise ImportError(f"{module_name} has no sync callable {name!r}")
     function: Callable[[Any], Any] = found
     return function
@@ -153,7 +153,7 @@ class Callback:
     __slots__ = ("_func", "_is_resolved", "_is_told", "option", "spec")
 
     def __init__(self, spec: Callable[[Any], Any] | str | None, option: str) -> None:
-        if not (spec is None or _is_path(spec) or _is_sync_callable(spec)):
+        if not (spec is None or _is_path(spec) or is_sync_callable(spec)):
             raise TypeError(
                 f"{option} must be a sync callable, a dotted path such as "
                 f"'shop.breakers.{option}', or None, not {spec!r}"
@@ -399,7 +399,8 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
 
 
-def _is_sync_callable(value: object) -> bool:
+def is_sync_callable(value: object) -> bool:
+    """Whether it can be called, and is not known to answer with a coroutine."""
     return callable(value) and not any(
         map(inspect.iscoroutinefunction, (value, getattr(value, "__call__", None)))  # noqa: B004
     )

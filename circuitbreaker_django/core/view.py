@@ -226,10 +226,14 @@ class View:
         """Whether this process has opened the circuit for itself only (rule 17)."""
         return self.local and not self.epoch
 
+    @property
+    def all_calls(self) -> int:
+        """The calls that were let through, wherever they were counted."""
+        return self.calls + int(self.gate.calls) + _passed(self.tally)
+
     def untold(self) -> Counts:
         """What was counted and told nobody; whoever asks tells of it (rule 23)."""
-        calls = self.calls + int(self.gate.calls) + _passed(self.tally)
-        counted = Counts(calls, self.failures, self.slow, self.ignored, self.rejected)
+        counted = Counts(self.all_calls, self.failures, self.slow, self.ignored, self.rejected)
         new, self.told = minus(counted, self.told), counted
         return new
 

@@ -56,6 +56,33 @@ def breaker(backend, make):
     return make(backend)
 
 
+def test_all_that_is_kept_of_a_breaker_goes_with_its_last_view(backend, make):
+    first, second = make(backend), make(backend)
+    backend.on_first_rejection = lambda error: None
+    first.trip()
+    with pytest.raises(CircuitOpenError):
+        first.call(ok)
+    first.reset()
+    backend.error = StoreLost("away")
+    failing(first)
+    backend.drop_view(first.view, "")
+    assert set(backend._views) == set(backend._evidence) == set(backend._told) == {"payments"}
+    backend.drop_view(second.view, "")
+    assert backend._views == backend._evidence == backend._told == {}
+
+
+def test_what_a_dropped_breaker_has_counted_is_told_as_of_its_heir(backend, make):
+    for name in ("tenant:a", "tenant:b"):
+        breaker = make(backend, name)
+        breaker.call(ok)
+        failing(breaker)
+        backend.drop_view(breaker.view, "tenant")
+        backend.drop_view(breaker.view, "tenant")
+    assert list(backend._traffic) == ["tenant"]
+    stats = backend.stats()["tenant"].last_hour
+    assert (stats.calls, stats.failures) == (4, 2)
+
+
 @pytest.fixture(autouse=True)
 def _no_jitter(monkeypatch):
     monkeypatch.setattr(random, "uniform", lambda least, most: most)

@@ -4,6 +4,8 @@ import os
 import sys
 import threading
 
+import pytest
+
 from circuitbreaker_django import CircuitBreaker, CircuitState
 from circuitbreaker_django.backends.memory import HISTORY, MemoryBackend
 from circuitbreaker_django.backends.store import Changes
@@ -110,3 +112,72 @@ def test_a_fork_begins_to_count_anew(make, clock):
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     assert breaker.backend.stats()["payments"].last_hour.calls == 1
+
+
+# -- breakers that nobody uses any more ----------------------------------------------------------
+
+
+@pytest.fixture
+def backend(clock):
+    return MemoryBackend(clock=clock)
+
+
+def test_a_row_in_which_nothing_counts_goes_with_the_last_view(backend, make, clock):
+    first, second = make(backend), make(backend)
+    failing(first)
+    clock.advance(60)
+    backend.drop_view(first.view, "")
+    assert set(backend.overview().circuits) == {"payments"}
+    backend.drop_view(second.view, "")
+    assert backend.overview().circuits == {}
+
+
+def test_a_row_in_which_something_counts_stays(backend, make, clock):
+    breaker = make(backend)
+    failing(breaker)
+    backend.drop_view(breaker.view, "")
+    failing(make(backend))
+    assert make(backend).state is CircuitState.OPEN
+
+
+def test_a_breaker_without_a_row_is_dropped_too(backend, make):
+    breaker = make(backend)
+    backend.drop_view(breaker.view, "")
+    backend.drop_view(breaker.view, "")
+    assert backend._views == {}
+
+
+def test_what_comes_back_is_of_no_older_epoch_and_shares_as_before(backend, make):
+    breaker = make(backend)
+    breaker.reset()
+    epoch = breaker.view.epoch
+    backend.drop_view(breaker.view, "")
+    again = make(backend)
+    assert again.view.epoch == epoch
+    failing(again)
+    failing(again)
+    assert make(backend).state is CircuitState.OPEN
+
+
+def test_the_counts_of_a_dropped_breaker_go_with_its_last_view(backend, make):
+    first, second = make(backend), make(backend)
+    first.call(ok)
+    assert set(backend.stats(day=True)) == {"payments"}
+    backend.drop_view(first.view, "")
+    assert set(backend.stats(day=True)) == {"payments"}
+    backend.drop_view(second.view, "")
+    assert backend.stats(day=True) == {}
+
+
+def test_a_raised_floor_takes_no_failure_from_anybody(backend, make):
+    gone, early = make(backend, "gone"), make(backend, "early")
+    gone.reset()
+    backend.drop_view(gone.view, "")
+    late = make(backend, "late")
+    gone = make(backend, "gone")
+    gone.reset()
+    backend.drop_view(gone.view, "")
+    for breaker in (early, late):
+        failing(breaker)
+        failing(breaker)
+        assert breaker.state is CircuitState.OPEN

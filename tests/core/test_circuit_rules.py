@@ -374,3 +374,40 @@ def test_a_mode_of_an_operator_ends_in_the_one_of_the_policy():
     assert core.mode_of(core.settle(circuit, NOW + SECOND), policy) is Mode.METRICS_ONLY
     after, _ = order(circuit, CommandKind.ENABLE, policy)
     assert core.mode_of(after, policy) is Mode.AUTO
+
+
+# -- nothing counts any more ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("circuit", "policy", "until"),
+    [
+        (NEW, POLICY, NOW),
+        (core.record(NEW, failures(NEW), POLICY, NOW)[0], POLICY, NOW + 10 * SECOND),
+        (core.record(NEW, calls(NEW, Slice(NOW, 1, 1)), RATE, NOW)[0], RATE, NOW + 10 * SECOND),
+        (core.record(NEW, calls(NEW, Slice(NOW, 1, 0, 1)), RATE, NOW)[0], RATE, NOW + 10 * SECOND),
+        (core.record(NEW, calls(NEW, Slice(NOW, 9)), RATE, NOW)[0], RATE, NOW),
+        (replace(NEW, since=NOW, openings=1), replace(POLICY, ramp_up=20), NOW + 20 * SECOND),
+        (replace(NEW, since=NOW, openings=1, last_error="Down", reason="x"), POLICY, NOW),
+        (
+            order(NEW, CommandKind.DISABLE, POLICY, duration=SECOND)[0],
+            POLICY,
+            NOW + SECOND,
+        ),
+    ],
+    ids=["new", "failure", "rate", "slow", "successes", "ramp-up", "closed again", "mode"],
+)
+def test_a_circuit_is_blank_from_the_moment_on_that_nothing_counts(circuit, policy, until):
+    assert core.is_blank(circuit, policy, until)
+    assert until == NOW or not core.is_blank(circuit, policy, until - 1)
+
+
+@pytest.mark.parametrize("kind", set(CommandKind) - {CommandKind.RESET, CommandKind.ENABLE})
+def test_what_is_open_or_in_a_mode_is_not_blank(kind):
+    circuit, _ = order(NEW, kind, POLICY)
+    assert not core.is_blank(circuit, POLICY, NOW + 10**6 * SECOND)
+
+
+def test_what_is_open_when_its_hold_is_over_is_not_blank():
+    circuit, _ = order(NEW, CommandKind.HOLD, POLICY, duration=SECOND)
+    assert not core.is_blank(circuit, POLICY, NOW + 2 * SECOND)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 import sys
 import traceback
@@ -26,7 +27,7 @@ from circuitbreaker_django.core.circuit import MODES, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBreakerError
 from circuitbreaker_django.core.policy import MAX_DURATION, micros
 from circuitbreaker_django.core.states import CircuitState, Mode
-from circuitbreaker_django.operations import BreakerStatus, ControlRoom, refuse_unknown
+from circuitbreaker_django.operations import BreakerStatus, ControlRoom, choose
 from circuitbreaker_django.registry import registries
 
 _DURATION = re.compile(r"(?=[0-9])(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
@@ -139,11 +140,11 @@ class Command(BaseCommand):
             rooms = [
                 stack.enter_context(closing(ControlRoom(registries[alias]))) for alias in aliases
             ]
-            known = {name for room in rooms for name in room.names()}
-            refuse_unknown(names, known, " or ".join(f"registry {alias!r}" for alias in aliases))
+            known = sorted({name for room in rooms for name in room.names(names)})
+            where = " or ".join(f"registry {alias!r}" for alias in aliases)
+            chosen = set(choose(names, known, where) or known)
             shown = [
-                room.status(name for name in room.names() if not names or name in names)
-                for room in rooms
+                room.status(name for name in room.names(names) if name in chosen) for room in rooms
             ]
             rows = [row for part in shown for row in part]
             if format == "json":
@@ -152,7 +153,7 @@ class Command(BaseCommand):
                     self.stderr.write(warning, self.style.WARNING)
             else:
                 for room, part in zip(rooms, shown, strict=True):
-                    self._show(room, part, verbosity)
+                    self._show(room, part, verbosity, brief=not names)
         if fail_on_open and any(row.state is CircuitState.OPEN for row in rows):
             sys.exit(1)
 
@@ -185,8 +186,7 @@ class Command(BaseCommand):
         if limit < 1:
             raise CommandError(f"--limit {limit}: give a number of at least 1")
         with closing(ControlRoom(registries[registry])) as room:
-            room.choose(names)
-            found = room.history(names, limit)
+            found = room.history(room.choose(names) if names else [], limit)
             if format == "json":
                 lines = [_event_as_json(registry, *entry) for entry in found]
                 self.stdout.write(json.dumps(lines, indent=2))
@@ -214,7 +214,7 @@ class Command(BaseCommand):
         if bool(names) == all:
             raise CommandError("give the names of breakers, or --all")
         with closing(ControlRoom(registries[registry])) as room:
-            chosen = room.choose(names)
+            chosen, known = room.choose(names), set(room.names())
             room.refuse_in_vain(force=force)
             if all and ask and not _yes(f"Close {len(chosen)} circuits, for every process? [y/N] "):
                 raise CommandError("nothing was done")
@@ -225,6 +225,10 @@ class Command(BaseCommand):
             if verbosity:
                 for was, row in zip(before, after, strict=True):
                     self.stdout.write(_said(was, row, kind))
+                for name in sorted({*chosen} - known):
+                    self.stdout.write(
+                        self.style.WARNING(f"No process has told of {printable(name)} yet.")
+                    )
                 self.stdout.write(
                     f"Written to {printable(room.place)} on {socket.gethostname()}; "
                     f"it reaches {_crowd(room)}."
@@ -235,14 +239,29 @@ class Command(BaseCommand):
 
     # -- text -------------------------------------------------------------------------------
 
-    def _show(self, room: ControlRoom, rows: list[BreakerStatus], verbosity: int) -> None:
+    def _show(
+        self, room: ControlRoom, rows: list[BreakerStatus], verbosity: int, *, brief: bool
+    ) -> None:
         config = room.registry.config
         if len(registries) > 1:
             self.stdout.write(self.style.MIGRATE_HEADING(f"Registry {printable(config.alias)}"))
-        if rows:
-            self._show_table(rows, len(room.processes), wide=verbosity > 1)
-        else:
+        named = set(room.registry)
+        table, quiet = [], Counter[str]()
+        for row in rows:
+            if brief and row.name not in named and _is_quiet(row):
+                quiet[row.family] += 1
+            else:
+                table.append(row)
+        if table:
+            self._show_table(table, len(room.processes), wide=verbosity > 1)
+        elif not quiet:
             self.stdout.write("No breakers are known.")
+        for family, count in sorted(quiet.items()):
+            pattern = shlex.quote(printable(f"{family}:*"))
+            self.stdout.write(
+                f"{printable(family)}: {count} more breaker{'s' * (count > 1)} by key, closed; "
+                f"`breaker status {pattern}` shows all."
+            )
         backend = config.backend.rpartition(".")[2]
         self.stdout.write(f"\nBackend: {backend} at {printable(room.place)}")
         if room.missing is not None:
@@ -426,7 +445,14 @@ def _as_json(row: BreakerStatus) -> dict[str, Any]:
         "last_error": row.last_error or None,
         "last_error_message": row.last_message or None,
         "last_error_at": row.last_error_at and f"{row.last_error_at:%Y-%m-%dT%H:%M:%SZ}",
+        "family": row.family or None,
     }
+
+
+def _is_quiet(row: BreakerStatus) -> bool:
+    """Whether a breaker by key is like most of its family, of which there may be thousands."""
+    is_closed = row.state is CircuitState.CLOSED and row.mode is Mode.AUTO
+    return bool(row.family) and is_closed and not row.failures and not row.alone_in
 
 
 def _failures(row: BreakerStatus) -> str:
