@@ -6,8 +6,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from circuitbreaker_django.core.nesting import moments
 from circuitbreaker_django.core.trial import Admission, ExcInfo, claim
-from circuitbreaker_django.core.view import moments
 
 if TYPE_CHECKING:
     from circuitbreaker_django.core.breaker import CircuitBreaker
@@ -51,7 +51,7 @@ class Block:
             view = breaker.view
             passed_under = view.epoch if view.moment < self._moment else 0
             admission = claim(view) or passed_under or None
-        breaker.leave_block(admission, exc_info[1], self._started)
+        breaker.leave_block(admission, exc_info[1], self._started, self._moment)
 
     async def aexit(self, breaker: CircuitBreaker, *exc_info: *ExcInfo) -> None:
         """The end of an ``async with`` block."""
@@ -79,7 +79,7 @@ class BlockExit:
         if breaker is not None:
             gate = breaker.view.gate
             word = gate.word  # Gate.is_open in place: asking it would cost 0.4 of an empty block
-            if word is None or word[()] == gate.admit:
+            if word is None or word[()] == gate.admit_blocks:
                 return gate.aexit if self._is_async else gate.exit
         block = Block(breaker)
         arriving.set(block)

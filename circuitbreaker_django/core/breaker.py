@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from circuitbreaker_django.core import circuit as core
@@ -13,6 +14,7 @@ from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.fallback import NOTHING, make_fallback
 from circuitbreaker_django.core.kinds import is_plain
+from circuitbreaker_django.core.nesting import count_once
 from circuitbreaker_django.core.options import BreakerOptions, make
 from circuitbreaker_django.core.policy import check_duration, micros
 from circuitbreaker_django.core.protect import call_any, protect, run
@@ -154,7 +156,7 @@ class CircuitBreaker:
     def __enter__(self) -> Self:
         gate = self.view.gate
         word = gate.word
-        if word is None or word[()] == gate.admit:
+        if word is None or word[()] == gate.admit_blocks:
             gate.calls += 1.0
             return self
         block = arriving.get()
@@ -221,6 +223,7 @@ class CircuitBreaker:
         outcome: Outcome,
         answer: object = None,
         started: float | None = None,
+        since: float = inf,
     ) -> None:
         """Tell how the call ended. Never raises, so that the caller gets his own result.
 
@@ -229,6 +232,7 @@ class CircuitBreaker:
             outcome: what the end means.
             answer: the exception, or a result that is a failure.
             started: when the call began, by ``backend.seconds``; ``None`` if nobody knows.
+            since: the same as a number of ``nesting.moments``; infinite if nobody knows.
         """
         if not admission:
             return
@@ -236,7 +240,7 @@ class CircuitBreaker:
         if outcome is Outcome.SUCCESS and view.tally is None and not is_trial:
             return
         try:
-            self._count_end(view, admission, outcome, answer, started)
+            self._count_end(view, admission, outcome, answer, started, since)
         except Exception:
             logger.exception("an outcome of circuit %r was lost", self.name)
         finally:
@@ -250,8 +254,16 @@ class CircuitBreaker:
         outcome: Outcome,
         answer: object,
         started: float | None,
+        since: float,
     ) -> None:
         policy, backend = self.policy, self.backend
+        if (
+            outcome is Outcome.FAILURE
+            and isinstance(answer, BaseException)
+            and not isinstance(admission, Trial)
+            and not count_once(view, answer, since)
+        ):
+            return
         slow = (
             started is not None
             and policy.slow_call_duration is not None
@@ -287,11 +299,15 @@ class CircuitBreaker:
             )
 
     def leave_block(
-        self, admission: Admission, error: BaseException | None, started: float | None = None
+        self,
+        admission: Admission,
+        error: BaseException | None,
+        started: float | None,
+        since: float,
     ) -> None:
         """Tell how a ``with`` block ended."""
         outcome = Outcome.SUCCESS if error is None else self.classifier.classify(error)
-        self.leave(admission, outcome, error, started)
+        self.leave(admission, outcome, error, started, since)
 
     def record_success(self) -> None:
         """Tell of a success of a call that was made elsewhere.

@@ -69,10 +69,11 @@ class Call:
         admission: what it was let through under.
         args, kwargs: its arguments.
         rules: say what its end means.
-        started: when it began, by ``backend.seconds``; ``None`` where nobody asks.
+        since: when it began, as a number of ``nesting.moments``.
+        started: the same by ``backend.seconds``; ``None`` where nobody asks.
     """
 
-    __slots__ = ("admission", "args", "breaker", "kwargs", "rules", "started")
+    __slots__ = ("admission", "args", "breaker", "kwargs", "rules", "since", "started")
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Call:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         rules: Rules,
+        since: int,
         started: float | None = None,
     ) -> None:
         self.breaker = breaker
@@ -88,6 +90,7 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self.rules = rules
+        self.since = since
         self.started = started
 
     # -- being inside of it -----------------------------------------------------------------
@@ -106,7 +109,7 @@ class Call:
 
     def end(self, outcome: Outcome, answer: object = None) -> None:
         """Tell how it ended."""
-        self.breaker.leave(self.admission, outcome, answer, self.started)
+        self.breaker.leave(self.admission, outcome, answer, self.started, self.since)
 
     def failed(self, error: BaseException) -> bool:
         """Tell that it raised. Whether the fallback answers for it."""

@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from circuitbreaker_django.core.errors import CircuitOpenError
+from circuitbreaker_django.core.nesting import moments
 from circuitbreaker_django.core.policy import MICROS
 from circuitbreaker_django.core.states import CircuitState
 from circuitbreaker_django.core.tally import Tally
@@ -44,28 +45,31 @@ class Gate:
 
     A gate is made for one moment of the circuit and replaced, never changed, but for being
     shut. So whoever passes one holds the epoch of his admission, whatever happens later.
-    Where successes matter too it admits nobody by itself: a call may pass while
-    ``word[()] == tally_admit``, and then counts in ``tally``.
+    Where successes matter too, calls that pass count in ``tally``, and blocks do not pass: they
+    have no place for when they began.
 
     Attributes:
         word: the bell's, or ``None`` where only this process can move the circuit and it is
             closed (a look at a word costs 0.25 of an empty wrapper).
         admit: what the word must be for calls to pass; ``None`` when the circuit is not closed.
+        admit_blocks: the same for ``with`` blocks.
         reject: what the word must be for calls to be rejected until ``until``.
         until: in microseconds of the backend's clock; infinite for a hold without an end.
         epoch: of the circuit that calls are let through to; 0 where nothing is counted.
-        tally, tally_admit: what calls have to count in, and what the word must be for that.
+        tally: what calls have to count in; then ``word`` is not ``None``.
+        since: a number of ``moments``; no failure that it was made after is newer.
         calls: let through; an increment lost to a race is tolerated (rule 7).
     """
 
     __slots__ = (
         "admit",
+        "admit_blocks",
         "breaker",
         "calls",
         "epoch",
         "reject",
+        "since",
         "tally",
-        "tally_admit",
         "until",
         "word",
     )
@@ -82,9 +86,10 @@ class Gate:
     ) -> None:
         self.breaker = breaker
         self.word = word
-        self.admit = admit if tally is None else None
+        self.admit = admit
+        self.admit_blocks = admit if tally is None else None
         self.tally = tally
-        self.tally_admit = admit
+        self.since = next(moments)
         self.epoch = epoch
         self.reject = reject
         self.until = until
@@ -95,11 +100,11 @@ class Gate:
     def is_open(self) -> bool:
         """Whether a call may pass, for whoever is in no hurry."""
         word = self.word
-        return word is None or word[()] == self.tally_admit
+        return word is None or word[()] == self.admit
 
     def shut(self) -> None:
         """Make whoever comes take the long way. In this order: nobody passes half of it."""
-        self.admit = self.tally_admit = self.reject = None
+        self.admit = self.admit_blocks = self.reject = None
         self.word = STILL
 
     def rejection(self) -> CircuitOpenError | None:
@@ -123,10 +128,10 @@ class Gate:
     def exit(self, *exc_info: *ExcInfo) -> None:
         """The end of a ``with`` block that found this gate open."""
         error = exc_info[1]
-        if error is None and self.admit is not None:
+        if error is None and self.admit_blocks is not None:
             return  # never shut, so the block came in by it and has succeeded
         trial = claim(self.breaker.view)
-        self.breaker.leave_block(trial or self.epoch or None, error)
+        self.breaker.leave_block(trial or self.epoch or None, error, None, self.since)
 
     async def aexit(self, *exc_info: *ExcInfo) -> None:
         """The end of an ``async with`` block."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +10,7 @@ from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import window
 from circuitbreaker_django.core.circuit import Batch, Circuit, Event
 from circuitbreaker_django.core.gate import STILL, Bell, Gate
+from circuitbreaker_django.core.nesting import moments
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.core.tally import Tally
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: The cause of a change that another process has brought about.
 ELSEWHERE: Final = "elsewhere"
-#: Numbers that tell what was first, a change of a view or the beginning of a block.
-moments = count(1)
 
 
 class View:
@@ -245,6 +243,7 @@ class View:
         """Count a call of this process in its own window."""
         if failed:
             self.own = window.add(self.own, (now,), policy)
+            self.shut()  # whoever passes from now on began after this failure
         if self.tally is not None:
             self.tally.count(now, failed=failed, slow=slow)
 
