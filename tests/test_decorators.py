@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
 from django.http import Http404, HttpResponse
 from django.test import RequestFactory, override_settings
@@ -552,4 +553,51 @@ def test_results_are_judged_by_the_predicate():
 
     for amount in (0, 5, 0):
         assert pay(amount) == amount
+    assert state() is CircuitState.OPEN
+
+
+# -- a view and the service that it calls under one breaker -----------------------------------
+
+
+def test_a_failure_of_a_service_counts_once_though_its_view_has_the_same_breaker():
+    service = circuit_protected("payments", failure_threshold=2)(broken)
+
+    @circuit_protected("payments", failure_threshold=2)
+    def view(request):
+        service()
+
+    request = RequestFactory().get("/")
+    fail(view, request)
+    assert state() is CircuitState.CLOSED
+    fail(view, request)
+    assert state() is CircuitState.OPEN
+
+
+async def test_a_failure_of_a_service_in_a_thread_counts_once_though_its_async_view_has_the_same():
+    service = circuit_protected("payments", failure_threshold=2)(broken)
+
+    @circuit_protected("payments", failure_threshold=2)
+    async def view(request):
+        await sync_to_async(service)()
+
+    request = RequestFactory().get("/")
+    for expected in (CircuitState.CLOSED, CircuitState.OPEN):
+        with pytest.raises(Down):
+            await view(request)
+        assert state() is expected
+
+
+def test_a_failure_of_an_async_service_counts_once_though_its_sync_view_has_the_same_breaker():
+    @circuit_protected("payments", failure_threshold=2)
+    async def service():
+        raise Down
+
+    @circuit_protected("payments", failure_threshold=2)
+    def view(request):
+        async_to_sync(service)()
+
+    request = RequestFactory().get("/")
+    fail(view, request)
+    assert state() is CircuitState.CLOSED
+    fail(view, request)
     assert state() is CircuitState.OPEN

@@ -13,7 +13,8 @@ from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import Mode, Outcome
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.core.trial import Trial
-from tests.core.calls import Down, fail, failing, ok
+from tests.core.calls import Down, afail, fail, failing, ok
+from tests.core.layers import ASYNC, SYNC, by_with, every, raises
 
 POLICY = Policy(failure_threshold=2, recovery_timeout=30)
 
@@ -101,6 +102,57 @@ def test_a_failure_from_before_the_trip_moves_nothing(ours, theirs, clock):
     before = ours.backend.overview().circuits["payments"]
     assert before.openings == 1
     assert before.retry_at == clock.now + 20_000_000
+
+
+def failures_of(breaker: CircuitBreaker) -> int:
+    return len(breaker.backend.overview().circuits["payments"].failures)
+
+
+@every("inner", SYNC)
+@every("outer", SYNC)
+def test_a_failure_that_passes_two_layers_counts_once(join, make, outer, inner):
+    breaker = make(join(), failure_threshold=3)
+    run = outer(breaker, inner(breaker, fail))
+    for number in (1, 2):
+        raises(Down, run)
+        assert (breaker.state, failures_of(breaker)) == (CircuitState.CLOSED, number)
+    raises(Down, run)
+    assert breaker.state is CircuitState.OPEN
+
+
+@every("inner", ASYNC)
+@every("outer", ASYNC)
+async def test_a_failure_that_passes_two_layers_of_a_task_counts_once(join, make, outer, inner):
+    breaker = make(join(), failure_threshold=3)
+    run = outer(breaker, inner(breaker, afail))
+    for number in (1, 2):
+        with pytest.raises(Down):
+            await run()
+        assert (breaker.state, failures_of(breaker)) == (CircuitState.CLOSED, number)
+    with pytest.raises(Down):
+        await run()
+    assert breaker.state is CircuitState.OPEN
+
+
+def test_a_nested_failure_counts_once_though_another_member_moved_the_store_meanwhile(
+    ours, theirs, make
+):
+    def move_and_fail() -> None:
+        make(theirs.backend, "another").trip()
+        ours(fail)()
+
+    raises(Down, ours(move_and_fail))
+    assert failures_of(ours) == 1
+    raises(Down, by_with(ours, move_and_fail))
+    assert ours.state is CircuitState.OPEN
+
+
+def test_one_exception_that_is_raised_by_each_call_counts_each_time(ours):
+    error = Down()
+    for _ in range(2):
+        assert ours.state is CircuitState.CLOSED
+        raises(Down, lambda: ours.call(fail, error))
+    assert ours.state is CircuitState.OPEN
 
 
 def test_a_stale_batch_is_dropped(ours, join):
