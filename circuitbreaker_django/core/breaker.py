@@ -14,7 +14,7 @@ from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.fallback import NOTHING, make_fallback
 from circuitbreaker_django.core.kinds import is_plain
-from circuitbreaker_django.core.nesting import count_once
+from circuitbreaker_django.core.nesting import remember, was_counted
 from circuitbreaker_django.core.options import BreakerOptions, make
 from circuitbreaker_django.core.policy import check_duration, micros
 from circuitbreaker_django.core.protect import call_any, protect, run
@@ -261,9 +261,11 @@ class CircuitBreaker:
             outcome is Outcome.FAILURE
             and isinstance(answer, BaseException)
             and not isinstance(admission, Trial)
-            and not count_once(view, answer, since)
         ):
-            return
+            if was_counted(view, answer, since):
+                return
+            if admission == view.epoch:
+                remember(view, answer)
         slow = (
             started is not None
             and policy.slow_call_duration is not None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from circuitbreaker_django.core.call import Call, Rules
 from circuitbreaker_django.core.errors import CircuitOpenError
-from circuitbreaker_django.core.nesting import moments
 from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.trial import Trial
 
@@ -81,7 +80,7 @@ def protect_generator(
                 if rules.fallback is None:
                     raise
                 return (yield from rules.fallback.iterate(args, kwargs))
-        call = Iteration(breaker, admission, args, kwargs, rules, next(moments))
+        call = Iteration(breaker, admission, args, kwargs, rules, breaker.view.gate.since)
         try:
             source = func(*args, **kwargs)
             if isinstance(admission, Trial) or rules.instead is not None:
@@ -115,7 +114,7 @@ def protect_async_generator(
                     async for item in items:
                         yield item
                 return
-        call = Iteration(breaker, admission, args, kwargs, rules, next(moments))
+        call = Iteration(breaker, admission, args, kwargs, rules, breaker.view.gate.since)
         try:
             # There is no `yield from` that would pass on what is sent and thrown (PEP 525).
             source = func(*args, **kwargs)

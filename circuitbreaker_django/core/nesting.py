@@ -9,6 +9,7 @@ failure was counted since it was entered. A call that succeeds pays nothing for 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING
@@ -33,25 +34,27 @@ _counted: ContextVar[tuple[tuple[View, int], ...]] = ContextVar(
 )
 
 
-def count_once(view: View, error: BaseException, since: float) -> bool:
-    """Whether a failure is to be counted; if so, layers further out learn that it was.
+def was_counted(view: View, error: BaseException, since: float) -> bool:
+    """Whether a layer within a call has counted the call's failure already.
 
     Args:
         view: of the circuit that it is a failure of.
         error: what was raised.
         since: a number of ``moments`` from when the call began; infinite if nobody knows.
     """
-    here = _counted.get()
-    inside = {number for its, number in here if its is view and number > since}
+    inside = {number for its, number in _counted.get() if its is view and number > since}
     try:
-        if inside and not inside.isdisjoint(_numbers(error)):
-            return False
-        number = next(moments)
-        _counted.set(((view, number), *here[: _MOST - 1]))
-        vars(error)[_KEY] = (number, *_own_numbers(error)[: _MOST - 1])
+        return bool(inside) and not inside.isdisjoint(_numbers(error))
     except Exception:  # of somebody's exception that does not let itself be looked at
-        return True
-    return True
+        return False
+
+
+def remember(view: View, error: BaseException) -> None:
+    """Let the layers further out know that a failure counts."""
+    number = next(moments)
+    _counted.set(((view, number), *_counted.get()[: _MOST - 1]))
+    with suppress(Exception):  # of somebody's, as above: then it counts at each layer
+        vars(error)[_KEY] = (number, *_own_numbers(error)[: _MOST - 1])
 
 
 def _numbers(error: BaseException) -> Iterator[int]:

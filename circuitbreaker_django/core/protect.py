@@ -13,7 +13,6 @@ from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.gate import Gate
 from circuitbreaker_django.core.iterate import protect_async_generator, protect_generator
 from circuitbreaker_django.core.kinds import Kind, is_awaitable, kind_of, refuse
-from circuitbreaker_django.core.nesting import moments
 from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.trial import Trial, go_inside
 
@@ -260,7 +259,7 @@ def run(
         return reject(admission, args, kwargs, rules)
     if isinstance(admission, Trial):
         go_inside(admission)
-    since, started = next(moments), breaker.backend.seconds()
+    since, started = breaker.view.gate.since, breaker.backend.seconds()
     try:
         result = func(*args, **kwargs)
     except BaseException as error:
@@ -289,6 +288,6 @@ async def run_async(
     admission = breaker.enter()
     if isinstance(admission, CircuitOpenError):
         return await reject_async(admission, args, kwargs, rules)
-    started = breaker.backend.seconds()
-    call = Call(breaker, admission, args, kwargs, rules, next(moments), started)
+    since, started = breaker.view.gate.since, breaker.backend.seconds()
+    call = Call(breaker, admission, args, kwargs, rules, since, started)
     return await call.follow(functools.partial(func, *args, **kwargs))
