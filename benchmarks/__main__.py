@@ -107,7 +107,8 @@ class Rounds:
             for position, case in enumerate(group.cases):
                 timer = async_timer(case, self.loop) if group.is_async else sync_timer(case)
                 timer(1000)  # what a first call sets up, and CPython's specialization
-                calls = max(1, round(SLICE / min(timer(500) / 500 for _ in range(5))))
+                each = min(timer(500) / 500 for _ in range(5))
+                calls = case.calls or max(1, round(SLICE / each))
                 self.slices.append((number, position, timer, calls))
         gc.collect()
         gc.freeze()
@@ -116,6 +117,7 @@ class Rounds:
 # Each case has a loop of its own, compiled for it: CPython specializes code where it stands.
 LOOP = """
 {prefix}def timer(calls):
+    {setup}
     start = clock()
     for _ in repeat(None, calls):
         {statement}
@@ -134,7 +136,7 @@ def async_timer(case: Case, loop: asyncio.Runner) -> Timer:
 
 def compiled(prefix: str, case: Case) -> Any:
     names = {"clock": pyperf.perf_counter, "repeat": repeat, **case.names}
-    exec(LOOP.format(prefix=prefix, statement=case.statement), names)
+    exec(LOOP.format(prefix=prefix, setup=case.setup, statement=case.statement), names)
     return names["timer"]
 
 
@@ -145,14 +147,13 @@ class Row:
     label: str
     ratios: list[float]
     nanoseconds: float
-    target: float | None
+    verdict: str
 
     def __str__(self) -> str:
         low, middle, high = quartiles(self.ratios)
-        verdict = "" if self.target is None else f"≤ {self.target}: {met(middle <= self.target)}"
         return (
             f"| {self.label} | {middle:.2f} | {low:.2f}-{high:.2f} "
-            f"| {self.nanoseconds:,.0f} | {verdict} |"
+            f"| {self.nanoseconds:,.0f} | {self.verdict} |"
         )
 
 
@@ -174,15 +175,22 @@ def report(groups: list[Group], runs: list[Times], folder: Path) -> Iterator[str
 
 def rows(group: Group, runs: list[list[float]]) -> Iterator[Row]:
     labels = [case.label for case in group.cases]
-    yardstick = labels.index(group.yardstick)
+
+    def quotients(position: int, other: str) -> list[float]:
+        divisor = labels.index(other)
+        return [(times[position] - times[0]) / (times[divisor] - times[0]) for times in runs]
+
     for position, case in list(enumerate(group.cases))[1:]:
         overheads = [times[position] - times[0] for times in runs]
-        yield Row(
-            case.label,
-            [(times[position] - times[0]) / (times[yardstick] - times[0]) for times in runs],
-            statistics.median(overheads) * 1e9,
-            case.target,
-        )
+        ratios = quotients(position, group.yardstick)
+        verdict = ""
+        if case.target is not None:
+            verdict = f"≤ {case.target}: {met(statistics.median(ratios) <= case.target)}"
+        if case.dearer is not None:
+            other, least = case.dearer
+            times_dearer = statistics.median(quotients(position, other))
+            verdict = f"≥ {least:g} times ours ({times_dearer:.1f}): {met(times_dearer >= least)}"
+        yield Row(case.label, ratios, statistics.median(overheads) * 1e9, verdict)
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

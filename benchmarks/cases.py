@@ -23,19 +23,35 @@ from purgatory.domain.model import OpenedState
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, circuit_protected
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.core.tally import Tally
 
 #: Seconds that everything stays open: longer than it is measured.
 LONG = 3600
+#: The case that others with the same rules are compared with.
+RATES = "**failure and slow-call rate, SQLite**"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A statement that is timed in a loop, the names it uses, and the ratio to reach."""
+    """A statement that is timed in a loop, and what is to be reached.
+
+    Attributes:
+        label: in the table.
+        statement: that is timed.
+        names: that it uses.
+        target: the ratio that it should have at most.
+        dearer: another case, and how many times that one's cost it should have at least.
+        setup: run before each slice.
+        calls: of a slice; by default as many as take a millisecond.
+    """
 
     label: str
     statement: str
     names: dict[str, Any] = field(default_factory=dict)
     target: float | None = None
+    dearer: tuple[str, float] | None = None
+    setup: str = "pass"
+    calls: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,7 @@ def all_groups(folder: Path) -> list[Group]:
     memory, sqlite = MemoryBackend(), SQLiteBackend(location=folder / "breakers.sqlite3")
     return [
         calls(memory, sqlite),
+        windows(),
         async_calls(memory, sqlite),
         blocks(memory, sqlite),
         async_blocks(memory, sqlite),
@@ -76,29 +93,45 @@ def configure(location: Path) -> None:
     django.setup()
 
 
+def rates(name: str, backend: Any, window: float = 60) -> CircuitBreaker:
+    """A breaker by failure rate and slow calls."""
+    return CircuitBreaker(
+        name,
+        failure_rate_threshold=0.5,
+        slow_call_duration=60,
+        failure_window=window,
+        backend=backend,
+    )
+
+
+def interlock_rates(name: str) -> Any:
+    """The same rules."""
+    config = interlock.Config(
+        failure_rate_threshold=0.5,
+        slow_call_duration_threshold=60,
+        window_type=interlock.WindowType.TIME_BASED,
+        window_size=60,
+    )
+    return interlock.CircuitBreaker(name=name, config=config)
+
+
+def func() -> None:
+    return None
+
+
+def empty(*args: Any, **kwargs: Any) -> Any:
+    return func(*args, **kwargs)
+
+
 def calls(memory: Any, sqlite: Any) -> Group:
-    def func() -> None:
-        return None
-
-    def empty(*args: Any, **kwargs: Any) -> Any:
-        return func(*args, **kwargs)
-
     def call(label: str, func: Callable[[], None], target: float | None = None) -> Case:
         return Case(label, "func()", {"func": func}, target)
+
+    failure_rate = CircuitBreaker("failure rate", failure_rate_threshold=0.5, backend=sqlite)
 
     def method(label: str, backend: Any) -> Case:
         breaker = CircuitBreaker("call", backend=backend)
         return Case(label, "breaker.call(func)", {"breaker": breaker, "func": func})
-
-    def rates(backend: Any, window: float = 60) -> Callable[[], None]:
-        name = f"rates of {window:g} s"
-        return CircuitBreaker(
-            name,
-            failure_rate_threshold=0.5,
-            slow_call_duration=60,
-            failure_window=window,
-            backend=backend,
-        )(func)
 
     return Group(
         "Closed, successful",
@@ -109,10 +142,9 @@ def calls(memory: Any, sqlite: Any) -> Group:
             call("**`@breaker`, memory**", CircuitBreaker("func", backend=memory)(func), 1.7),
             call("**`@breaker`, SQLite**", CircuitBreaker("func", backend=sqlite)(func), 2.2),
             call("**`@circuit_protected`, SQLite**", circuit_protected("func")(func), 2.5),
-            call("**failure and slow-call rate, memory**", rates(memory), 4),
-            call("**failure and slow-call rate, SQLite**", rates(sqlite), 4),
-            call("**the same, window of a second**", rates(sqlite, 1)),
-            call("**the same, window of an hour**", rates(sqlite, 3600)),
+            call("**failure and slow-call rate, memory**", rates("rates", memory)(func), 4),
+            call(RATES, rates("rates", sqlite)(func), 4),
+            call("**failure rate alone, SQLite**", failure_rate(func)),
             method("**`breaker.call(func)`, memory**", memory),
             method("**`breaker.call(func)`, SQLite**", sqlite),
             call("circuitbreaker", circuitbreaker.CircuitBreaker()(func)),
@@ -120,6 +152,46 @@ def calls(memory: Any, sqlite: Any) -> Group:
             call("pybreaker", pybreaker.CircuitBreaker()(func)),
             call("aiobreaker", aiobreaker.CircuitBreaker()(func)),
             call("interlock-cb", interlock.CircuitBreaker(name="func")(func)),
+            Case(
+                "interlock-cb, the same rates",
+                "func()",
+                {"func": interlock_rates("rates")(func)},
+                dearer=(RATES, 12),
+            ),
+        ),
+    )
+
+
+def windows() -> Group:
+    """What a call costs by the length of the window and the calls in it."""
+
+    def filled(window: float, number: int) -> tuple[Callable[[], None], Tally]:
+        breaker = rates("filled", MemoryBackend(), window)
+        protected = breaker(func)
+        protected()
+        tally = breaker.view.tally
+        assert tally is not None
+        tally.calls += number - 1  # what as many calls do
+        return protected, tally
+
+    def case(label: str, window: float, number: int, statement: str = "func()") -> Case:
+        names = {"fresh": functools.partial(filled, window, number)}
+        return Case(label, statement, names, setup="func, tally = fresh()", calls=100)
+
+    look = "tally.due = 0; func()"
+    return Group(
+        "Failure and slow-call rate, by the window and the calls in it",
+        "empty wrapper",
+        (
+            Case("nothing", "func()", {"func": func}),
+            Case("empty wrapper", "func()", {"func": functools.wraps(func)(empty)}),
+            *(
+                case(f"**{length}, {number:,} calls**", window, number)
+                for length, window in (("1 s", 1), ("60 s", 60), ("1 h", 3600))
+                for number in (10, 1000, 10**6)
+            ),
+            case("**the one call in a tenth of 1 s that sums up 10 calls**", 1, 10, look),
+            case("**the one in a tenth of 1 h that sums up 1,000,000**", 3600, 10**6, look),
         ),
     )
 
@@ -143,10 +215,12 @@ def async_calls(memory: Any, sqlite: Any) -> Group:
             call("**`@breaker`, memory**", CircuitBreaker("async", backend=memory)(func)),
             call("**`@breaker`, SQLite**", CircuitBreaker("async", backend=sqlite)(func)),
             call("**`@circuit_protected`, SQLite**", circuit_protected("async")(func)),
+            call(RATES, rates("async rates", sqlite)(func)),
             call("circuitbreaker", circuitbreaker.CircuitBreaker()(func)),
             call("purgatory", purgatory.AsyncCircuitBreakerFactory()("func")(func)),
             call("aiobreaker", aiobreaker.CircuitBreaker()(func)),
             call("interlock-cb", interlock.CircuitBreaker(name="func")(func)),
+            call("interlock-cb, the same rates", interlock_rates("async rates")(func)),
         ),
         is_async=True,
     )
@@ -178,7 +252,9 @@ def blocks(memory: Any, sqlite: Any) -> Group:
             block("empty context manager", EmptyContextManager()),
             block("**`with breaker`, memory**", CircuitBreaker("with", backend=memory), 3.5),
             block("**`with breaker`, SQLite**", CircuitBreaker("with", backend=sqlite), 3.5),
+            block(RATES, rates("with rates", sqlite)),
             block("interlock-cb", interlock.CircuitBreaker(name="with")),
+            block("interlock-cb, the same rates", interlock_rates("with rates")),
         ),
     )
 
@@ -195,7 +271,9 @@ def async_blocks(memory: Any, sqlite: Any) -> Group:
             block("empty async context manager", EmptyContextManager()),
             block("**`async with breaker`, memory**", CircuitBreaker("awith", backend=memory)),
             block("**`async with breaker`, SQLite**", CircuitBreaker("awith", backend=sqlite)),
+            block(RATES, rates("async with rates", sqlite)),
             block("interlock-cb", interlock.CircuitBreaker(name="awith")),
+            block("interlock-cb, the same rates", interlock_rates("async with rates")),
         ),
         is_async=True,
     )

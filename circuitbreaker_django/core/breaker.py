@@ -236,9 +236,14 @@ class CircuitBreaker:
         """
         if not admission:
             return
-        view, is_trial = self.view, isinstance(admission, Trial)
-        if outcome is Outcome.SUCCESS and view.tally is None and not is_trial:
-            return
+        view = self.view
+        if outcome is Outcome.SUCCESS and not isinstance(admission, Trial):
+            tally = view.tally
+            if tally is None:
+                return
+            if admission == view.epoch and tally.passes(started):
+                view.gate.calls -= 1.0  # from now on the tally's to tell
+                return
         try:
             self._count_end(view, admission, outcome, answer, started, since)
         except Exception:

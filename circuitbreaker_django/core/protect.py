@@ -96,8 +96,8 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
                     if call.failed(error):
                         return call.instead.give(args, kwargs)
                     raise
-                ended = seconds()
                 if type(result) is harmless or type(result) is harmless_too:
+                    ended = seconds()
                     if ended < tally.due and (limit is None or ended - started < limit):
                         tally.calls += 1.0
                         return result

@@ -63,6 +63,19 @@ class Tally:
         #: The slice that calls pass by in: ``due`` is never later than its end.
         self._now_in = 0
 
+    def passes(self, started: float | None) -> bool:
+        """Count a call that has succeeded, unless it has to take the long way.
+
+        What a protected function does in place.
+        """
+        ended = self.seconds()
+        if ended >= self.due:
+            return False
+        if self.limit is not None and started is not None and ended - started >= self.limit:
+            return False
+        self.calls += 1.0
+        return True
+
     def count(self, now: int, *, failed: bool, slow: bool) -> None:
         """Count a call that has taken the long way."""
         self._look(now, Slice(self._start(now), 1, int(failed), int(slow)))
