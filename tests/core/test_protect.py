@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
+from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.core.call import Rules
 from circuitbreaker_django.core.protect import protect
 from circuitbreaker_django.core.states import Outcome
 from tests.core.calls import Down, afail, aok, fail, failing, ok
+from tests.core.layers import ASYNC, SYNC, by_generator, every
 
 OPEN, CLOSED, HALF_OPEN = CircuitState.OPEN, CircuitState.CLOSED, CircuitState.HALF_OPEN
 
@@ -635,3 +637,90 @@ async def test_a_passive_breaker_lets_all_pass_and_counts_nothing(make):
     assert breaker.state is CLOSED
     assert breaker.mode == "auto"
     assert breaker.backend.overview().circuits == {}
+
+
+# -- successes of a rate ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def rate(make):
+    """A breaker for which successes matter too."""
+    return make(failure_threshold=None, failure_rate_threshold=0.5, slow_call_duration=10)
+
+
+@every("layer", SYNC)
+def test_successes_of_a_rate_pass_by_and_count_once(rate, monkeypatch, layer):
+    run = layer(rate, ok)
+    run()
+    monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: pytest.fail("the long way"))
+    for _ in range(4):
+        run()
+    assert [one.calls for one in rate.view.tally.slices(rate.backend.clock())] == [5]
+    assert rate.view.untold().calls == 5
+
+
+@every("layer", ASYNC)
+async def test_successes_of_an_async_rate_pass_by_and_count_once(rate, monkeypatch, layer):
+    run = layer(rate, aok)
+    await run()
+    monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: pytest.fail("the long way"))
+    for _ in range(4):
+        await run()
+    assert [one.calls for one in rate.view.tally.slices(rate.backend.clock())] == [5]
+    assert rate.view.untold().calls == 5
+
+
+@every("layer", [layer for layer in SYNC if layer is not by_generator])
+def test_slow_calls_do_not_pass_by(rate, clock, layer):
+    run = layer(rate, lambda: clock.advance(1))
+    slow = layer(rate, lambda: clock.advance(10))
+    for _ in range(2):
+        run()
+        slow()
+    assert sum(one.slow for one in rate.view.tally.slices(clock.now)) == rate.view.slow == 2
+
+
+async def test_results_that_alternate_between_two_types_pass_by(rate, monkeypatch):
+    protected = rate(ok)
+    for value in ("one", 1):
+        protected(value)
+    monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: pytest.fail("the long way"))
+    for _ in range(3):
+        for value in ("one", 1):
+            assert protected(value) == value
+
+
+async def test_results_that_are_looked_at_pass_by_only_where_they_are_of_those_classes(
+    rate, monkeypatch
+):
+    class Judging(Rules):
+        judged = (int,)
+
+    protected = protect(aok, always(rate), Judging())
+    await protected("one")
+    counted: list[object] = []
+    monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: counted.append(kwargs))
+    await protected("two")
+    assert counted == []
+    monkeypatch.setattr(rate.view.tally, "due", 0.0)
+    assert await protected(3) == 3
+    assert len(counted) == 1
+
+
+@pytest.mark.parametrize(("options", "looks"), [({}, 1), ({"slow_call_duration": 10}, 2)])
+async def test_a_call_looks_at_the_clock_no_more_often_than_it_matters(clock, options, looks):
+    looked: list[int] = []
+
+    def looking() -> int:
+        looked.append(clock())
+        return looked[-1]
+
+    backend = MemoryBackend(clock=looking)
+    breaker = CircuitBreaker("rate", backend=backend, failure_rate_threshold=0.5, **options)
+    protected, aprotected = breaker(ok), breaker(aok)
+    for _ in range(2):
+        looked.clear()
+        protected()
+        looked_sync, looked[:] = len(looked), []
+        await aprotected()
+    assert (looked_sync, len(looked)) == (looks, looks)
