@@ -57,7 +57,7 @@ class Gate:
         until: in microseconds of the backend's clock; infinite for a hold without an end.
         epoch: of the circuit that calls are let through to; 0 where nothing is counted.
         tally: what calls have to count in; then ``word`` is not ``None``.
-        since: a number of ``moments``; no failure that it was made after is newer.
+        since: a number of ``moments``: each failure that is counted later has a greater one.
         calls: let through; an increment lost to a race is tolerated (rule 7).
     """
 

@@ -9,11 +9,12 @@ import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitState
+from circuitbreaker_django.backends.store import StoreBusy
 from circuitbreaker_django.core import nesting
 from circuitbreaker_django.core.states import Outcome
 from tests.core.calls import Down, afail, aok, fail, failing, ok
@@ -200,6 +201,21 @@ def test_one_exception_that_is_raised_by_each_call_counts_each_time(breaker, lay
         assert failures(breaker) == number
 
 
+@every("layer", [*SYNC, by_hand])
+def test_one_exception_counts_each_time_though_the_store_is_busy(make, monkeypatch, layer):
+    breaker = make(failure_threshold=3)
+
+    def busy(*args: Any) -> Any:
+        raise StoreBusy
+
+    monkeypatch.setattr(breaker.backend, "_deliver", busy)
+    error = Down()
+    run = layer(breaker, lambda: fail(error))
+    for number in (1, 2, 3):
+        raises(Down, run)
+        assert failures(breaker) == number
+
+
 @every("layer", ASYNC)
 async def test_one_exception_that_is_raised_by_each_task_counts_each_time(breaker, layer):
     error = Down()
@@ -297,7 +313,10 @@ def test_only_the_newest_failures_are_remembered(make):
             raises(Down, inner)
 
     breaker(handling)()
-    assert len(nesting._counted.get()) <= 8
+    error = Down()
+    for _ in range(20):
+        failing(breaker, error)
+    assert len(nesting._counted.get()) == len(vars(error)[nesting._KEY]) == 8
 
 
 # -- exceptions of any kind -------------------------------------------------------------------
@@ -324,9 +343,12 @@ class Hiding(Down):
 
 
 class Endless(Down):
+    kept: ClassVar[list[Any]] = []
+
     @property
     def __cause__(self) -> Any:  # type: ignore[override]
-        return Endless()
+        self.kept.append(Endless())
+        return self.kept[-1]
 
 
 @pytest.mark.parametrize("kind", [Slotted, Frozen, Refusing, Endless, KeyError])
@@ -351,16 +373,21 @@ def test_an_exception_with_numbers_of_somebody_else_counts(make):
     assert breaker.view.failures == 1
 
 
-def test_a_chain_of_exceptions_without_an_end_ends(make):
+def in_a_circle() -> Down:
+    first, second = Down(), Down()
+    first.__cause__, second.__cause__ = second, first
+    return first
+
+
+@pytest.mark.parametrize("kind", [in_a_circle, Endless])
+def test_a_chain_of_exceptions_without_an_end_ends(make, kind):
     breaker = make(failure_threshold=9)
 
-    def looping() -> None:
+    def failing_twice() -> None:
         raises(Down, breaker(fail))
-        first, second = Down(), Down()
-        first.__cause__, second.__cause__ = second, first
-        raise first
+        raise kind()
 
-    raises(Down, breaker(looping))
+    raises(Down, breaker(failing_twice))
     assert breaker.view.failures == 2
 
 
