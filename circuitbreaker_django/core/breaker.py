@@ -309,8 +309,8 @@ class CircuitBreaker:
         self,
         admission: Admission,
         error: BaseException | None,
-        started: float | None,
-        since: float,
+        started: float | None = None,
+        since: float = inf,
     ) -> None:
         """Tell how a ``with`` block ended."""
         outcome = Outcome.SUCCESS if error is None else self.classifier.classify(error)
