@@ -262,14 +262,10 @@ class CircuitBreaker:
         since: float,
     ) -> None:
         policy, backend = self.policy, self.backend
-        if (
-            outcome is Outcome.FAILURE
-            and isinstance(answer, BaseException)
-            and not isinstance(admission, Trial)
-        ):
+        if outcome is Outcome.FAILURE and isinstance(answer, BaseException):
             if was_counted(view, answer, since):
                 return
-            if admission == view.epoch:
+            if admission == view.epoch:  # others are a trial's, or will be dropped
                 remember(view, answer)
         slow = (
             started is not None

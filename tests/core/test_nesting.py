@@ -66,6 +66,7 @@ def failures(breaker: CircuitBreaker) -> int:
 def test_a_failure_that_passes_two_layers_counts_once(breaker, outer, inner):
     run = outer(breaker, inner(breaker, fail))
     for number in (1, 2, 3):
+        failing(breaker, GeneratorExit)  # counts as nothing, but opens the gate
         raises(Down, run)
         assert failures(breaker) == number
 
@@ -75,6 +76,7 @@ def test_a_failure_that_passes_two_layers_counts_once(breaker, outer, inner):
 async def test_a_failure_that_passes_two_layers_of_a_task_counts_once(breaker, outer, inner):
     run = outer(breaker, inner(breaker, afail))
     for number in (1, 2, 3):
+        failing(breaker, GeneratorExit)
         with pytest.raises(Down):
             await run()
         assert failures(breaker) == number
@@ -224,6 +226,21 @@ async def test_one_exception_that_is_raised_by_each_task_counts_each_time(breake
         with pytest.raises(Down):
             await run()
         assert failures(breaker) == number
+
+
+def test_one_exception_counts_though_it_was_dropped_before(make):
+    breaker = make(failure_threshold=9)
+    error = Down()
+
+    def fail_late() -> None:
+        breaker.reset()
+        breaker.call(ok)  # the gate that is now open is older than the failure
+        raise error
+
+    raises(Down, breaker(fail_late))
+    assert breaker.backend.overview().circuits["payments"].failures == ()
+    raises(Down, by_with(breaker, lambda: fail(error)))
+    assert len(breaker.backend.overview().circuits["payments"].failures) == 1
 
 
 def test_one_exception_that_is_raised_by_nested_calls_counts_once_for_each(breaker):

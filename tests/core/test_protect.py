@@ -645,7 +645,12 @@ async def test_a_passive_breaker_lets_all_pass_and_counts_nothing(make):
 @pytest.fixture
 def rate(make):
     """A breaker for which successes matter too."""
-    return make(failure_threshold=None, failure_rate_threshold=0.5, slow_call_duration=10)
+    return make(
+        failure_threshold=None,
+        failure_rate_threshold=0.5,
+        slow_call_duration=10,
+        failure_window=600,
+    )
 
 
 @every("layer", SYNC)
@@ -678,6 +683,15 @@ def test_slow_calls_do_not_pass_by(rate, clock, layer):
         run()
         slow()
     assert sum(one.slow for one in rate.view.tally.slices(clock.now)) == rate.view.slow == 2
+
+
+def test_a_success_from_before_a_reset_does_not_pass_by(rate):
+    def reset() -> None:
+        rate.reset()
+        rate.call(ok)
+
+    rate.call(reset)
+    assert [one.calls for one in rate.view.tally.slices(rate.backend.clock())] == [1]
 
 
 async def test_results_that_alternate_between_two_types_pass_by(rate, monkeypatch):
