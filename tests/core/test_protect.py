@@ -7,12 +7,14 @@ import inspect
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from math import inf
 from typing import Any
 
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
 from circuitbreaker_django.backends.memory import MemoryBackend
+from circuitbreaker_django.core import protect as protect_module
 from circuitbreaker_django.core.call import Rules
 from circuitbreaker_django.core.protect import protect
 from circuitbreaker_django.core.states import Outcome
@@ -694,31 +696,24 @@ def test_a_success_from_before_a_reset_does_not_pass_by(rate):
     assert [one.calls for one in rate.view.tally.slices(rate.backend.clock())] == [1]
 
 
-async def test_results_that_alternate_between_two_types_pass_by(rate, monkeypatch):
+def test_results_that_alternate_between_two_types_pass_by(rate, monkeypatch):
     protected = rate(ok)
-    for value in ("one", 1):
+    for value in ("one", 1, "one"):
         protected(value)
-    monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: pytest.fail("the long way"))
-    for _ in range(3):
-        for value in ("one", 1):
-            assert protected(value) == value
+    monkeypatch.setattr(protect_module, "_call", lambda *args: pytest.fail("the long way"))
+    for value in (1, "one", 1, "one"):
+        assert protected(value) == value
 
 
-async def test_results_that_are_looked_at_pass_by_only_where_they_are_of_those_classes(
-    rate, monkeypatch
-):
-    class Judging(Rules):
-        judged = (int,)
-
-    protected = protect(aok, always(rate), Judging())
+async def test_results_that_are_looked_at_do_not_pass_by_and_others_do(rate, monkeypatch):
+    protected = protect(aok, always(rate), Answers())
     await protected("one")
-    counted: list[object] = []
-    monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: counted.append(kwargs))
-    await protected("two")
-    assert counted == []
-    monkeypatch.setattr(rate.view.tally, "due", 0.0)
-    assert await protected(3) == 3
-    assert len(counted) == 1
+    await protected(500)
+    assert rate.view.failures == 1
+    await protected("one")
+    monkeypatch.setattr(protect_module, "_call", lambda *args: pytest.fail("the long way"))
+    monkeypatch.setattr(rate.view.tally, "due", inf)
+    await protected("one")
 
 
 @pytest.mark.parametrize(("options", "looks"), [({}, 1), ({"slow_call_duration": 10}, 2)])
