@@ -131,7 +131,7 @@ class Backend(abc.ABC):
         #: The epoch of each circuit whose first rejection was told.
         self._told: dict[str, int] = {}
         #: The circuits that others may have moved since a change of them was last announced.
-        self._unannounced: set[str] = set()
+        self._unannounced: list[str] = []
         self._process = self._new_process()
 
     # -- what a breaker calls ---------------------------------------------------------------
@@ -373,7 +373,7 @@ class Backend(abc.ABC):
             fresh = self._new_process()
             heir = process.heirs.setdefault(fresh.pid, fresh)  # the first thread to come makes it
             if heir is fresh:  # what is pending is the parent's to deliver
-                self._evidence, self._reports, self._unannounced = {}, [], set()
+                self._evidence, self._reports, self._unannounced = {}, [], []
             self._process = process = heir
             if heir is fresh:  # and what is counted the parent's to tell of
                 self._take_traffic()
@@ -553,7 +553,7 @@ class Backend(abc.ABC):
         """
         for view in self._views.get(name, ()):
             if view.adopt(circuit, incarnation):
-                self._unannounced.add(name)
+                self._unannounced.append(name)
 
     def _believe_quietly(self) -> None:
         """What this process finds when it comes is no news; under its lock."""
@@ -584,8 +584,8 @@ class Backend(abc.ABC):
     def _keep_seen(self) -> None:
         """Keep what others have brought about."""
         now = self.clock()
-        names, self._unannounced = self._unannounced, set()
-        for name in names:
+        names, self._unannounced = self._unannounced, []
+        for name in names:  # twice is once: then nothing is new
             views = self._views.get(name, [])
             events = [view.take_change(now) for view in views]
             if events and events[0] is not None:  # once, however many views there are

@@ -36,8 +36,8 @@ class MemoryBackend(TransactionalBackend):
     def __init__(self, *, clock: Clock = monotonic) -> None:
         super().__init__(clock=clock)
         self._history: list[tuple[str, Event]] = []
-        #: By the width of the buckets and the circuit's name.
-        self._buckets: dict[int, dict[str, Buckets]] = {width: {} for width in KEPT}
+        #: By the width of the buckets and the circuit's name; none until somebody asks.
+        self._buckets: dict[int, dict[str, Buckets]] = {}
 
     def new_view(self, breaker: CircuitBreaker, name: str) -> View:
         """A breaker's view of the circuit of that name."""
@@ -88,7 +88,8 @@ class MemoryBackend(TransactionalBackend):
         with self._here().lock:
             taken, age = self._take_traffic()
             now = self.clock()
-            for width, known in self._buckets.items():
+            for width in KEPT:
+                known = self._buckets.setdefault(width, {})
                 for name, counts in taken.items():
                     more = traffic.shares(counts, age, width, now)
                     known[name] = traffic.add(known.get(name, {}), more, width, now)
@@ -110,7 +111,7 @@ class MemoryBackend(TransactionalBackend):
             minutes, quarters = (
                 {
                     name: traffic.newest(buckets, width, now)
-                    for name, buckets in self._buckets[width].items()
+                    for name, buckets in self._buckets.get(width, {}).items()
                     if names is None or name in names
                 }
                 for width in (MINUTE, QUARTER)

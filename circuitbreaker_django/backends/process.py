@@ -20,6 +20,8 @@ class Turn:
     given back by whoever has it, and nobody takes it twice.
     """
 
+    __slots__ = ("_lock", "is_taken")
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         #: Whether some thread has it.
@@ -56,6 +58,8 @@ class Turn:
 
 class Process:
     """Locks, threads and files belong to one process; a fork gets new ones (rule 28)."""
+
+    __slots__ = ("heirs", "id", "lock", "pid", "writing")
 
     def __init__(self) -> None:
         self.pid = os.getpid()
