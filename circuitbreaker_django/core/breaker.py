@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -440,8 +441,11 @@ class CircuitBreaker:
         view, now = self.view, self.backend.clock()
         if rides_on_a_trial(view, now):
             return True
+        circuit = core.settle(view.circuit, now)  # a mode may be over that nobody has looked at
+        # A process alone runs one trial at a time (rule 14).
+        policy = replace(self.policy, half_open_max_calls=1) if view.local else self.policy
         token = ""  # of nobody
-        grant = core.acquire(view.circuit, view.circuit.epoch, token, self.policy, now)[1]
+        grant = core.acquire(circuit, circuit.epoch, token, policy, now)[1]
         return grant.granted and now >= view.pause_until
 
     def _order(self, kind: CommandKind, duration: int | None, reason: str, actor: str) -> None:

@@ -539,6 +539,29 @@ def test_asking_whether_a_call_would_pass_changes_nothing(make, clock):
     assert breaker.allows()
 
 
+def test_a_trial_would_pass_when_a_mode_is_over_that_nobody_has_looked_at(make, clock):
+    breaker = make()
+    breaker.trip()
+    breaker.metrics_only(duration=40)
+    clock.advance(40)
+    assert breaker.state is HALF_OPEN
+    assert breaker.allows()
+    assert breaker.call(ok) == "ok"
+
+
+def test_of_a_process_alone_one_trial_at_a_time_would_pass(make, clock):
+    breaker = make(quorum=2, half_open_max_calls=2)
+    failing(breaker)
+    assert breaker.view.is_open_alone
+    clock.advance(33)
+    assert breaker.allows()
+    trial = breaker.enter()
+    assert not breaker.allows()
+    assert isinstance(breaker.enter(), CircuitOpenError)
+    breaker.leave(trial, Outcome.SUCCESS)
+    assert breaker.allows()
+
+
 def test_a_call_inside_of_a_trial_would_pass(half_open):
     breaker = half_open()
     assert breaker.call(breaker.allows)
