@@ -7,10 +7,14 @@ from collections import defaultdict
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import hypothesis
 import pytest
 from django.dispatch import Signal
 
 from circuitbreaker_django import declarations, pytest_plugin, registry, signals
+
+# Each model in more than 100,000 steps: pytest --hypothesis-profile=nightly
+hypothesis.settings.register_profile("nightly", max_examples=3000)
 
 
 def pytest_configure(config):
