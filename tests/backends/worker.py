@@ -17,6 +17,7 @@ from typing import Any
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.backends.sqlite_process import SQLiteProcess
 from circuitbreaker_django.core.news import News, StateChanged
 from circuitbreaker_django.core.telling import listeners
 from circuitbreaker_django.core.trial import Trial
@@ -44,10 +45,20 @@ def fail() -> None:
     raise Down
 
 
+class Counting(SQLiteBackend):
+    """Counts its housekeeping, so that a test can wait for it."""
+
+    rounds = 0
+
+    def keep_house(self, process: SQLiteProcess) -> None:
+        super().keep_house(process)
+        self.rounds += 1
+
+
 class Worker:
     def __init__(self, location: str, options: dict[str, Any]) -> None:
         self.location = location
-        self.backend = SQLiteBackend(location)
+        self.backend = Counting(location)
         self.breaker = CircuitBreaker("payments", backend=self.backend, **options)
         self.warned = Warned()
         logging.getLogger("circuitbreaker_django").addHandler(self.warned)
@@ -78,6 +89,28 @@ class Worker:
             return "rejected"
         return "?"
 
+    def calls(self, pattern: str) -> str:
+        """Calls that fail where there is an F: what has come of each, an R where it was rejected.
+
+        It ends with a rejection.
+        """
+        told = ""
+        for letter in pattern:
+            answer = self.fail() if letter == "F" else self.ok()
+            told += {"failed": "F", "ok": "S", "rejected": "R"}[answer]
+            if answer == "rejected":
+                break
+        return told
+
+    def chance(self, value: float) -> str:
+        """What decides who is admitted while it ramps up."""
+        self.backend.chance = lambda: value
+        return "done"
+
+    def rounds(self) -> int:
+        """How often this process has kept house."""
+        return self.backend.rounds
+
     def storm(self, start: float) -> tuple[int, int]:
         """Calls that fail until one is rejected; all workers begin at once.
 
@@ -102,6 +135,25 @@ class Worker:
 
     def state(self) -> str:
         return self.breaker.state.value
+
+    def mode(self) -> str:
+        return self.breaker.mode.value
+
+    def spared(self) -> int:
+        found = self.backend.overview().circuits.get("payments")
+        return 0 if found is None else found.spared
+
+    def disable(self) -> str:
+        self.breaker.disable()
+        return "done"
+
+    def metrics_only(self, duration: float | None = None) -> str:
+        self.breaker.metrics_only(duration=duration)
+        return "done"
+
+    def enable(self) -> str:
+        self.breaker.enable()
+        return "done"
 
     def trip(self) -> str:
         self.breaker.trip()
