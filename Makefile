@@ -33,6 +33,7 @@ lint: $(VENV)/.lint
 
 typing: $(VENV)/.typing
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 tox: $(VENV)/.tox
 	$(BIN)/tox run $(ARGS)

@@ -81,7 +81,11 @@ def items(start: int) -> Iterator[int]:
     yield start
 
 
-@breakers["payments"].protect(fallback=lambda amount: 0.0, fallback_on_failure=True)
+def nothing(amount: int) -> float:
+    return 0.0
+
+
+@breakers["payments"].protect(fallback=nothing, fallback_on_failure=True)
 def charge(amount: int) -> float:
     return float(amount)
 

@@ -19,9 +19,8 @@ RATE = {
 
 def settled(hands):
     """Each process has kept house twice from now on, and heard of what the others have told."""
-    before = [hand.rounds() for hand in hands]
-    for hand, rounds in zip(hands, before, strict=True):
-        until(lambda hand=hand, rounds=rounds: hand.rounds() >= rounds + 2)
+    goals = [hand.rounds() + 2 for hand in hands]
+    until(lambda: all(hand.rounds() >= goal for hand, goal in zip(hands, goals, strict=True)))
 
 
 def test_four_processes_that_fail_too_often_open_each_by_its_own_calls_at_the_latest(hire):
@@ -104,8 +103,7 @@ def test_a_mode_ends_for_all_when_its_time_is_over(hire):
     hands = hire(3, recovery_timeout=300)
     assert [hand.ok() for hand in hands] == ["ok"] * 3
     assert hands[0].metrics_only(0.2) == "done"
-    for hand in hands:
-        assert until(lambda hand=hand: hand.mode() == "auto")
+    assert until(lambda: [hand.mode() for hand in hands] == ["auto"] * 3)
     assert [hand.ok() for hand in hands] == ["ok"] * 3
     assert hands[2].calls("FFFF") == "FFFR"
     assert [hand.ok() for hand in hands] == ["rejected"] * 3

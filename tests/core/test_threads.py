@@ -53,9 +53,17 @@ def at_once(*jobs: Callable[[], None]) -> None:
     assert raised == []
 
 
+def often(job: Callable[[], object], number: int = CALLS) -> Callable[[], None]:
+    def do() -> None:
+        for _ in range(number):
+            job()
+
+    return do
+
+
 def test_no_failure_is_lost_from_a_rate(make):
     breaker = make(**COUNTED)
-    at_once(*[lambda: [failing(breaker) for _ in range(CALLS)]] * THREADS)
+    at_once(*[often(lambda: failing(breaker))] * THREADS)
     circuit = breaker.backend.overview().circuits["payments"]
     seen = window.total(circuit.slices, breaker.policy, breaker.backend.clock())
     assert (seen.calls, seen.failures) == (THREADS * CALLS, THREADS * CALLS)
@@ -64,14 +72,7 @@ def test_no_failure_is_lost_from_a_rate(make):
 
 def test_successes_beside_failures_are_all_but_a_few_counted_and_no_failure_is_lost(make):
     breaker = make(**COUNTED)
-    work = breaker(ok)
-
-    def succeed() -> None:
-        for _ in range(CALLS):
-            assert work() == "ok"
-
-    jobs = [succeed, lambda: [failing(breaker) for _ in range(CALLS)]] * (THREADS // 2)
-    at_once(*jobs)
+    at_once(*[often(breaker(ok)), often(lambda: failing(breaker))] * (THREADS // 2))
     calls = breaker.view.tally.slices(breaker.backend.clock())
     seen = window.total(calls, breaker.policy, breaker.backend.clock())
     half = THREADS // 2 * CALLS
@@ -82,8 +83,7 @@ def test_successes_beside_failures_are_all_but_a_few_counted_and_no_failure_is_l
 
 def test_successes_alone_are_all_but_a_few_counted(make):
     breaker = make(**COUNTED)
-    work = breaker(ok)
-    at_once(*[lambda: [work() for _ in range(10 * CALLS)]] * THREADS)
+    at_once(*[often(breaker(ok), 10 * CALLS)] * THREADS)
     seen = window.total(
         breaker.view.tally.slices(breaker.backend.clock()),
         breaker.policy,
