@@ -39,7 +39,7 @@ tox: $(VENV)/.tox
 	$(BIN)/tox run $(ARGS)
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox build dist
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox build dist mutants
 
 # One stamp for each dependency group, one for the environment itself: another Python makes it anew.
 $(VENV)/.test $(VENV)/.example $(VENV)/.bench $(VENV)/.lint $(VENV)/.typing $(VENV)/.tox: $(VENV)/.%: pyproject.toml $(VENV)/.python-$(FOUND)

@@ -112,3 +112,7 @@ def test_a_life_in_the_log(make, clock, caplog):
         "WARNING circuit payments is open: hold by ann (upgrade)",
         "INFO circuit payments is closed: reset by ann",
     ]
+
+
+def test_of_a_text_only_what_does_not_print_is_escaped():
+    assert printable("Zürich\t東京") == r"Zürich\t東京"

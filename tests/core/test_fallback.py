@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
-from circuitbreaker_django.core.fallback import NOTHING
+from circuitbreaker_django.core.fallback import NOTHING, Fallback
 from tests.core.calls import Down, afail, aok, fail, ok
 
 OPEN, CLOSED, HALF_OPEN = CircuitState.OPEN, CircuitState.CLOSED, CircuitState.HALF_OPEN
@@ -302,3 +302,25 @@ def test_on_failure_is_true_or_false(make, value):
 
 def test_no_fallback_says_so_where_it_is_seen():
     assert repr(NOTHING) == "<no fallback>"
+
+
+def test_what_is_wrong_with_a_fallback_is_told_in_full(make):
+    with pytest.raises(TypeError) as caught:
+        make().protect(fallback=acached)(ok)
+    assert str(caught.value) == (
+        "ok is sync, so nobody would await its fallback acached: make the fallback a plain "
+        "function, or the function itself async"
+    )
+    with pytest.raises(TypeError) as caught:
+        make().protect(fallback_on_failure=True)
+    assert str(caught.value) == "fallback_on_failure needs a fallback: give fallback=..."
+
+
+def test_a_callable_without_a_name_is_told_as_it_is_seen(make):
+    fallback = functools.partial(acached)
+    with pytest.raises(TypeError, match=r"its fallback functools\.partial"):
+        make().protect(fallback=fallback)(ok)
+
+
+def test_a_fallback_is_for_rejections_unless_it_says_so():
+    assert Fallback("cached").on_failure is False

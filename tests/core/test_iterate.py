@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitOpenError, CircuitState
+from circuitbreaker_django.core.protect import protect
 from tests.core.calls import Down, ok
 
 OPEN, CLOSED, HALF_OPEN = CircuitState.OPEN, CircuitState.CLOSED, CircuitState.HALF_OPEN
@@ -533,3 +534,58 @@ async def test_the_async_generator_of_a_fallback_is_closed_with_its_consumer(mak
     assert await anext(items) == 1
     await items.aclose()
     assert closed == [True]
+
+
+@pytest.mark.parametrize("on_failure", [False, True])
+def test_the_fallback_of_an_iteration_gets_all_its_arguments(make, on_failure):
+    breaker = make()
+
+    def instead(*args, **kwargs):
+        return [args, kwargs]
+
+    protected = breaker.protect(fallback=instead, fallback_on_failure=on_failure)(echo)
+    if not on_failure:
+        breaker.trip()
+    assert list(protected(0, error=Down)) == [(0,), {"error": Down}]
+
+
+@pytest.mark.parametrize("on_failure", [False, True])
+async def test_the_fallback_of_an_async_iteration_gets_all_its_arguments(make, on_failure):
+    breaker = make()
+
+    def instead(*args, **kwargs):
+        return [args, kwargs]
+
+    protected = breaker.protect(fallback=instead, fallback_on_failure=on_failure)(aecho)
+    if not on_failure:
+        breaker.trip()
+    items = [item async for item in protected(0, error=Down)]
+    assert items == [(0,), {"error": Down}]
+
+
+@pytest.mark.parametrize("generates", [echo, aecho])
+async def test_the_breaker_of_an_iteration_is_found_by_all_its_arguments(make, generates):
+    asked: list[Any] = []
+
+    def resolve(*args, **kwargs):
+        asked.append((args, kwargs))
+        return make()
+
+    items = protect(generates, resolve)(1, error=None)
+    if generates is echo:
+        list(items)
+    else:
+        [item async for item in items]
+    assert asked == [((1,), {"error": None})]
+
+
+@pytest.mark.parametrize("generates", [echo, aecho])
+async def test_an_iteration_to_its_end_is_a_success_of_a_trial(half_open, generates):
+    breaker = half_open()
+    items = breaker(generates)(1)
+    if generates is echo:
+        list(items)
+    else:
+        [item async for item in items]
+    assert breaker.state is CLOSED
+    assert breaker.backend.events()[0][1].cause == "a trial succeeded"

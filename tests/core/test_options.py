@@ -78,3 +78,7 @@ def test_they_can_be_told_as_plain_values():
     assert data["failure_predicate"] == "builtins.bool"
     assert data["result_predicate"] == "json.loads"
     assert data["retry_after"] == "builtins.len"
+
+
+def test_only_the_nearest_name_is_told():
+    assert options.nearest("trip", ["trap", "trips", "reset"]) == "; did you mean 'trips'?"

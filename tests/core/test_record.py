@@ -187,3 +187,38 @@ def test_keys_of_a_newer_release_are_passed_over():
 
 def test_failures_are_brought_into_order():
     assert load_circuit(json.dumps({**asdict(WHOLE), "failures": [3, 1, 2]})).failures == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("load", "text", "message"),
+    [
+        (load_circuit, "[]", "not a record: no JSON object"),
+        (load_circuit, None, "not a record: the JSON object must be str, .*"),
+        (load_circuit, {"state": "half_open"}, "not a record: half-open is derived and never .*"),
+        (load_circuit, {"epoch": 0}, "not a record: epoch is no whole number in its range"),
+        (load_circuit, {"failures": [None]}, "not a record: failures is no whole number in .*"),
+        (load_circuit, {"failures": 3}, "not a record: failures is no list"),
+        (load_circuit, {"actor": 3}, "not a record: actor is no text"),
+        (load_event, {"calls": "3"}, "not a record: calls is no whole number in its range"),
+    ],
+)
+def test_what_is_refused_is_named(load, text, message):
+    if isinstance(text, dict):
+        whole = WHOLE if load is load_circuit else EVENT
+        text = json.dumps({**asdict(whole), **text})
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        load(text)
+
+
+@pytest.mark.parametrize("key", ["failures", "calls", "slow"])
+def test_nothing_is_counted_below_zero(key):
+    one = {"start": 1, "calls": 1, "failures": 1, "slow": 1, key: -1}
+    with pytest.raises(ValueError, match=key):
+        load_event(json.dumps({**asdict(EVENT), key: -1}))
+    with pytest.raises(ValueError, match=key):
+        load_circuit(json.dumps({**asdict(WHOLE), "slices": [one]}))
+
+
+def test_a_record_wastes_no_space():
+    assert " " not in dump_circuit(replace(WHOLE, actor="", reason="", last_error=""))
+    assert " " not in dump_event(replace(EVENT, cause="", actor="", reason="", last_error=""))

@@ -108,3 +108,29 @@ def test_a_success_after_a_failure_does_not_pass_by_where_rows_count():
 def test_a_clock_of_microseconds_as_one_of_seconds():
     clock = Clock()
     assert seconds_of(clock)() == clock.now / MICROS
+
+
+def test_a_new_tally_has_counted_nothing_and_told_nobody():
+    tally = tally_of()
+    assert (tally.calls, tally.streak, tally.slices(NOW)) == (0, 0, ())
+    assert tally.may_tell(TELL_EVERY)
+    assert not tally.may_tell(TELL_EVERY - 1)
+
+
+def test_of_a_slice_that_was_told_of_the_rest_is_told():
+    tally = tally_of()
+    tally.count(NOW, failed=True, slow=True)
+    tally.untold(NOW)
+    for failed, slow in ((True, False), (False, True), (False, True)):
+        tally.count(NOW, failed=failed, slow=slow)
+    assert tally.untold(NOW) == (Slice(NOW, 3, 1, 2),)
+    tally.count(NOW, failed=False, slow=False)
+    assert tally.untold(NOW) == (Slice(NOW, 1),)
+
+
+def test_a_slice_begins_at_a_whole_microsecond():
+    assert tally_of(Policy(failure_rate_threshold=0.5, failure_window=1.00001))._start(7) == 0
+    width = 100_001
+    tally = tally_of(Policy(failure_rate_threshold=0.5, failure_window=1.000019))
+    tally.count(width, failed=False, slow=False)
+    assert tally.slices(width) == (Slice(width, 1),)

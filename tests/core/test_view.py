@@ -7,10 +7,11 @@ from math import inf
 import pytest
 
 from circuitbreaker_django import CircuitBreaker
-from circuitbreaker_django.core.circuit import Circuit, Override
+from circuitbreaker_django.core.circuit import Batch, Circuit, Override
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.core.tally import TELL_EVERY
 from circuitbreaker_django.core.trial import (
     Trial,
     come_out,
@@ -19,6 +20,7 @@ from circuitbreaker_django.core.trial import (
     step_out,
 )
 from circuitbreaker_django.core.view import View
+from circuitbreaker_django.core.window import Slice
 
 SECOND = 1_000_000
 NOW = 1000 * SECOND
@@ -324,3 +326,111 @@ def test_a_hold_that_ends_while_the_store_is_away_leaves_it_half_open_here():
         None,
         CircuitState.OPEN,
     )
+
+
+# -- what is seen of calls ----------------------------------------------------------------------
+
+RATES = {
+    "failure_threshold": 2,
+    "failure_rate_threshold": 0.5,
+    "slow_call_duration": 1,
+    "minimum_calls": 4,
+    "failure_window": 10,
+}
+RATE = Policy(**RATES)  # type: ignore[arg-type]
+
+
+def counting_view(circuit: Circuit = CLOSED) -> View:
+    breaker = CircuitBreaker("payments", **RATES)  # type: ignore[arg-type]
+    return View(breaker, "payments", circuit, 1)
+
+
+def test_it_is_suspect_by_its_own_calls_or_by_those_that_others_have_told_of():
+    view = counting_view()
+    assert not view.is_suspect(RATE, NOW)
+    view.count(RATE, NOW, failed=False, slow=True)
+    assert view.is_suspect(RATE, NOW)
+    assert not view.is_suspect(RATE, NOW + 10 * SECOND)
+    theirs = counting_view(replace(CLOSED, slices=(Slice(NOW, 2, 1),)))
+    assert theirs.is_suspect(RATE, NOW + 10 * SECOND - 1)
+    assert not theirs.is_suspect(RATE, NOW + 10 * SECOND)
+
+
+def test_it_has_to_tell_of_successes_while_it_is_suspect_but_not_of_each():
+    view = counting_view()
+    assert not view.has_to_tell(RATE, NOW)
+    view.count(RATE, NOW, failed=True, slow=False)
+    assert view.has_to_tell(RATE, NOW)
+    view.tally.untold(NOW)
+    assert not view.has_to_tell(RATE, NOW)
+    assert view.has_to_tell(RATE, NOW + TELL_EVERY)
+
+
+def test_it_tells_at_once_of_the_success_that_reaches_a_rate():
+    view = counting_view()
+    for failed in (True, True, False):
+        view.count(RATE, NOW, failed=failed, slow=False)
+    view.tally.untold(NOW)
+    assert not view.has_to_tell(RATE, NOW)
+    view.count(RATE, NOW, failed=False, slow=False)
+    assert view.has_to_tell(RATE, NOW)
+
+
+def test_a_row_is_nothing_to_tell_of_a_success():
+    policy = replace(RATE, consecutive_failures=1)
+    view = counting_view()
+    view.count(policy, NOW, failed=True, slow=False)
+    view.tally.untold(NOW)
+    assert not view.has_to_tell(policy, NOW)
+
+
+def test_its_own_evidence_is_all_that_it_has_seen():
+    view = counting_view()
+    view.count(RATE, NOW, failed=True, slow=True)
+    view.count(RATE, NOW + 1, failed=True, slow=False)
+    assert view.own_evidence(NOW + 3, "Down", 7) == Batch(
+        5, (3, 2), "Down", (Slice(NOW, 2, 2, 1),), streak=2, retry_after=7
+    )
+    assert view.own_evidence(NOW + 3) == Batch(5, (3, 2), "", (Slice(NOW, 2, 2, 1),), streak=2)
+
+
+def test_without_rates_its_own_evidence_are_the_newest_failures():
+    view = view_of()
+    for number in range(3):
+        view.count(POLICY, NOW + number, failed=True, slow=False)
+    assert view.own_evidence(NOW + 3) == Batch(5, (2, 1))
+
+
+def test_what_it_has_seen_alone_is_enough_for_itself_whatever_a_quorum_is():
+    view, policy = view_of(), replace(POLICY, quorum=9)
+    for _ in range(2):
+        view.count(policy, NOW, failed=True, slow=False)
+    [event] = view.trip_on_own_evidence(policy, NOW, view.own_evidence(NOW), 5)
+    assert (event.after, view.is_open_alone, view.own) == (CircuitState.OPEN, True, ())
+    assert view.circuit.retry_at == NOW + 30 * SECOND + 5
+
+
+def test_what_others_have_seen_does_not_open_it_alone():
+    view = view_of(replace(CLOSED, failures=(NOW,)))
+    view.count(POLICY, NOW, failed=True, slow=False)
+    assert view.trip_on_own_evidence(POLICY, NOW, view.own_evidence(NOW), 0) == ()
+    assert not view.local
+
+
+def test_a_trial_that_has_come_out_is_dead_and_one_inside_of_another_comes_back_to_it():
+    outer, inner = (Trial(view_of(OPENED), (1, 6), "a", NOW, local=False) for _ in range(2))
+    contextvars.copy_context().run(_inside_of_both, outer, inner)
+
+
+def _inside_of_both(outer: Trial, inner: Trial) -> None:
+    assert (outer.live, outer.outer) == (True, None)
+    go_inside(outer)
+    go_inside(inner)
+    assert inner.outer is outer
+    assert rides_on_a_trial(inner.view, 0)
+    step_out(inner)
+    assert rides_on_a_trial(outer.view, 0)
+    assert not rides_on_a_trial(inner.view, 0)
+    come_out(outer)
+    assert outer.live is False
+    assert not rides_on_a_trial(outer.view, 0)
