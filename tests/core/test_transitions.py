@@ -182,6 +182,7 @@ def test_metrics_only_begins_anew_and_sets_the_circuit_aside():
 def test_another_mode_throws_away_what_is_on_paper(kind):
     before = replace(FULL, override=given(Mode.METRICS_ONLY, None, FULL_OPEN))
     after, _ = order(before, kind)
+    assert after.override is not None
     below = after.override.aside if kind is CommandKind.METRICS_ONLY else after
     assert below is not None
     assert replace(below, epoch=5, override=None) == replace(FULL_OPEN, permits=(), trials=0)

@@ -345,6 +345,11 @@ def counting_view(circuit: Circuit = CLOSED) -> View:
     return View(breaker, "payments", circuit, 1)
 
 
+def _tell(view: View) -> None:
+    assert view.tally is not None
+    view.tally.untold(NOW)
+
+
 def test_it_is_suspect_by_its_own_calls_or_by_those_that_others_have_told_of():
     view = counting_view()
     assert not view.is_suspect(RATE, NOW)
@@ -361,7 +366,7 @@ def test_it_has_to_tell_of_successes_while_it_is_suspect_but_not_of_each():
     assert not view.has_to_tell(RATE, NOW)
     view.count(RATE, NOW, failed=True, slow=False)
     assert view.has_to_tell(RATE, NOW)
-    view.tally.untold(NOW)
+    _tell(view)
     assert not view.has_to_tell(RATE, NOW)
     assert view.has_to_tell(RATE, NOW + TELL_EVERY)
 
@@ -370,7 +375,7 @@ def test_it_tells_at_once_of_the_success_that_reaches_a_rate():
     view = counting_view()
     for failed in (True, True, False):
         view.count(RATE, NOW, failed=failed, slow=False)
-    view.tally.untold(NOW)
+    _tell(view)
     assert not view.has_to_tell(RATE, NOW)
     view.count(RATE, NOW, failed=False, slow=False)
     assert view.has_to_tell(RATE, NOW)
@@ -380,7 +385,7 @@ def test_a_row_is_nothing_to_tell_of_a_success():
     policy = replace(RATE, consecutive_failures=1)
     view = counting_view()
     view.count(policy, NOW, failed=True, slow=False)
-    view.tally.untold(NOW)
+    _tell(view)
     assert not view.has_to_tell(policy, NOW)
 
 
