@@ -31,6 +31,7 @@ from circuitbreaker_django import CircuitBreaker, CircuitOpenError
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.core import circuit as core
+from circuitbreaker_django.core import telling
 from circuitbreaker_django.core.options import make
 from circuitbreaker_django.core.states import CircuitState, Outcome
 from circuitbreaker_django.core.trial import Admission, Trial
@@ -125,15 +126,18 @@ class CircuitMachine(RuleBasedStateMachine):
         }
         join = self.open_store()
         # Chance is the test's: so long does one wait longer who has opened alone.
-        self.uniform = patch("random.uniform", lambda least, most: most / 3)
-        self.uniform.start()
+        self.patches: list[Any] = [
+            patch("random.uniform", lambda least, most: most / 3),
+            patch.object(telling, "listeners", []),  # the log would take more time than all else
+        ]
+        for one in self.patches:
+            one.start()
         self.breakers = [
             CircuitBreaker("payments", backend=join(), **self.options)
             for _ in range(self.processes)
         ]
         for breaker in self.breakers:
             breaker.backend.chance = lambda: self.chance
-            breaker.backend.listeners.clear()  # the log would take more time than all else
         self.work = [breaker(self._work) for breaker in self.breakers]
         self.model = Reference(self._rules(), self.processes)
         self.epochs = {self.model.life: self._row().epoch}
@@ -416,9 +420,10 @@ class CircuitMachine(RuleBasedStateMachine):
         }
 
     def teardown(self) -> None:
-        if not hasattr(self, "uniform"):
+        if not hasattr(self, "patches"):
             return
-        self.uniform.stop()
+        for one in self.patches:
+            one.stop()
         try:
             # The history: no epoch twice, but for the first trial, which begins none.
             history = [told for _, told in reversed(self.breakers[0].backend.events(10_000))]

@@ -58,7 +58,15 @@ FULL = Circuit(
     actor="bob",
     reason="before",
     last_error="Old",
+    last_message="it was",
+    last_error_at=NOW - 2 * SECOND,
 )
+#: What is kept of the last error by what is otherwise begun anew.
+ERROR: dict[str, Any] = {
+    "last_error": "Old",
+    "last_message": "it was",
+    "last_error_at": NOW - 2 * SECOND,
+}
 #: The same, open; it may be tried.
 FULL_OPEN = replace(
     FULL, state=OPEN, retry_at=NOW - SECOND, failures=(), slices=(), suspect_since=0, witnesses=()
@@ -257,7 +265,7 @@ def test_a_reset_leaves_the_last_error_alone(circuit):
     after, event = order(
         replace(circuit, override=given(Mode.FORCED_OPEN)), CommandKind.RESET, policy
     )
-    assert after == Circuit(epoch=NOW, since=NOW, actor="eve", reason="so", last_error="Old")
+    assert after == Circuit(epoch=NOW, since=NOW, actor="eve", reason="so", **ERROR)
     seen = SEEN if circuit is FULL else {}
     assert event == told(OPEN, CLOSED, Mode.AUTO, "reset", actor="eve", reason="so", **seen)
 
@@ -280,9 +288,11 @@ def test_texts_from_outside_are_cut(kind):
 
 
 def test_what_opens_it_leaves_nothing_counted():
-    batch = Batch(5, (0, 0, 0), "New" * MAX_TEXT, retry_after=45 * SECOND)
+    batch = Batch(
+        5, (7, 3, 5), "New" * MAX_TEXT, retry_after=45 * SECOND, last_message="is" * MAX_TEXT
+    )
     after, (event,) = core.record(FULL, batch, POLICY, NOW)
-    error = ("New" * MAX_TEXT)[:MAX_TEXT]
+    error, message = ("New" * MAX_TEXT)[:MAX_TEXT], ("is" * MAX_TEXT)[:MAX_TEXT]
     assert after == replace(
         FULL,
         **NOTHING_COUNTED,
@@ -296,6 +306,8 @@ def test_what_opens_it_leaves_nothing_counted():
         actor="",
         reason=f"5 failures within 10 s, last {error}",
         last_error=error,
+        last_message=message,
+        last_error_at=NOW - 3,
     )
     assert event == told(
         CLOSED,
@@ -306,6 +318,7 @@ def test_what_opens_it_leaves_nothing_counted():
         calls=9,
         slow=4,
         last_error=error,
+        last_message=message,
     )
 
 
@@ -316,7 +329,9 @@ def test_a_circuit_that_has_no_error_to_tell_of_says_what_opened_it():
 
 
 def test_what_opens_nothing_is_counted_and_no_more():
-    batch = Batch(5, (SECOND, -SECOND), "New", (Slice(NOW, 3, 2, 1),), origin="two")
+    batch = Batch(
+        5, (SECOND, -SECOND), "New", (Slice(NOW, 3, 2, 1),), origin="two", last_message="is"
+    )
     after, events = core.record(FULL, batch, replace(POLICY, quorum=3), NOW)
     assert events == ()
     assert after == replace(
@@ -325,6 +340,8 @@ def test_what_opens_nothing_is_counted_and_no_more():
         slices=(Slice(NOW - SECOND, 9, 3, 4), Slice(NOW, 3, 2, 1)),
         witnesses=(Witness("one", NOW - SECOND), Witness("two", NOW)),
         last_error="New",
+        last_message="is",
+        last_error_at=NOW,
     )
 
 
@@ -368,7 +385,7 @@ def test_an_ignored_trial_gives_back_its_permit():
 def test_a_failed_trial_is_one_opening_more():
     override = given(Mode.METRICS_ONLY, None, Circuit(epoch=1))
     before = replace(FULL_OPEN, override=override)
-    after, (event,) = core.report(before, 5, "old", Outcome.FAILURE, POLICY, NOW, "New")
+    after, (event,) = core.report(before, 5, "old", Outcome.FAILURE, POLICY, NOW, "New", 0, "is")
     assert after == replace(
         before,
         **NOTHING_COUNTED,
@@ -380,13 +397,23 @@ def test_a_failed_trial_is_one_opening_more():
         actor="",
         reason="a trial failed, last New",
         last_error="New",
+        last_message="is",
+        last_error_at=NOW,
     )
-    assert event == told(HALF_OPEN, OPEN, Mode.METRICS_ONLY, "a trial failed", last_error="New")
+    assert event == told(
+        HALF_OPEN,
+        OPEN,
+        Mode.METRICS_ONLY,
+        "a trial failed",
+        last_error="New",
+        last_message="is",
+    )
 
 
 def test_a_failed_trial_that_says_nothing_asks_for_nothing():
     after, _ = core.report(FULL_OPEN, 5, "old", Outcome.FAILURE, POLICY, NOW)
-    assert (after.last_error, after.retry_at) == ("", NOW + 120 * SECOND)
+    assert (after.last_error, after.last_message) == ("", "")
+    assert after.retry_at == NOW + 120 * SECOND
     asked = replace(POLICY, recovery_timeout=1e-6, recovery_backoff=1)
     after, _ = core.report(FULL_OPEN, 5, "old", Outcome.FAILURE, asked, NOW)
     assert after.retry_at == NOW + 1
@@ -411,7 +438,7 @@ def test_the_last_success_closes_it_and_the_mode_stays(ramp_up):
         spared=4,
         override=override,
         reason="2 trials succeeded",
-        last_error="Old",
+        **ERROR,
     )
     assert event == told(HALF_OPEN, CLOSED, Mode.METRICS_ONLY, "2 trials succeeded")
 
