@@ -101,7 +101,7 @@ class CircuitMachine(RuleBasedStateMachine):
         detection=detection,
         recovery=recovery,
         mode=st.sampled_from(["auto"] * 9 + ["metrics_only", "disabled", "forced_open"]),
-        goes=st.sampled_from(["nowhere", "half-open", *["closed again"] * 4]),
+        goes=st.sampled_from(["nowhere", "alone", "half-open", *["closed again"] * 3]),
     )
     def make_processes(
         self, data: Any, detection: dict[str, Any], recovery: dict[str, Any], mode: str, goes: str
@@ -143,7 +143,10 @@ class CircuitMachine(RuleBasedStateMachine):
         self.epochs = {self.model.life: self._row().epoch}
         self.most = self.options["half_open_max_calls"]
         if goes != "nowhere" and self.model.mode(self.now) == "auto":
-            self.fail_until_it_opens(rest=0)
+            if goes == "alone":
+                self.one_fails_until_it_is_open()
+            else:
+                self.fail_until_it_opens(rest=0)
             if self.model.state(0, self.now) == "closed":
                 self.trip(process=0)  # where only slow calls matter
             self.wait_until_it_may_be_tried(micros=0)
@@ -209,12 +212,15 @@ class CircuitMachine(RuleBasedStateMachine):
         self.model.end(expected, outcome, self.now, asked=rest * SECOND)
         self._observe()
 
-    @rule(target=calls, process=st.integers(0, 2), chance=chances)
-    def begin(self, process: int, chance: float) -> Any:
-        process %= self.processes
+    @rule(target=calls, process=st.integers(0, 2), chance=chances, number=st.integers(1, 2))
+    def begin(self, process: int, chance: float, number: int) -> Any:
         self.chance = chance
+        begun = [self._begin(process % self.processes) for _ in range(number)]
+        return multiple(*(call for call in begun if call is not None))
+
+    def _begin(self, process: int) -> tuple[int, Admission, Call, float] | None:
         now, state = self.now, self.model.state(process, self.now)
-        expected = self.model.begin(process, now, chance)
+        expected = self.model.begin(process, now, self.chance)
         breaker = self.breakers[process]
         started = breaker.backend.seconds()
         admission = breaker.enter()
@@ -231,7 +237,7 @@ class CircuitMachine(RuleBasedStateMachine):
         else:
             assert admission.retry_after is not None
             assert 0 < admission.retry_after <= 1
-        return multiple()
+        return None
 
     @rule(call=calls, outcome=outcomes, rest=st.sampled_from([0, 0, 3, 100]), timed=st.booleans())
     def end(
@@ -284,6 +290,14 @@ class CircuitMachine(RuleBasedStateMachine):
                     self._call(process, "failure", rest=rest)
             self._settle()
 
+    @precondition(lambda self: self.model.state(0, self.now) == "closed")
+    @rule()
+    def one_fails_until_it_is_open(self) -> None:
+        self.chance = 0.0
+        for _ in range(12):
+            if self.model.state(0, self.now) == "closed":
+                self._call(0, "failure")
+
     @precondition(lambda self: self.model.state(0, self.now) == "open")
     @rule(micros=st.sampled_from([0, 0, 0, -1]))
     def wait_until_it_may_be_tried(self, micros: int) -> None:
@@ -306,6 +320,10 @@ class CircuitMachine(RuleBasedStateMachine):
     @rule(micros=st.sampled_from([1, SECOND // 4, SECOND - 1]))
     def advance_to_the_edge(self, micros: int) -> None:
         self.clock.now += micros
+
+    @rule(micros=st.sampled_from([0, -1]))
+    def advance_by_the_window(self, micros: int) -> None:
+        self.clock.now += self.model.rules.window + micros
 
     @rule(seconds=st.sampled_from([60, 3600, 1_000_000]))
     def be_idle(self, seconds: int) -> None:
@@ -468,7 +486,7 @@ class MemoryMachine(CircuitMachine):
 def test_a_process_does_what_the_model_does():
     prove(
         MemoryMachine,
-        least={"half_open": 0.4, "ramp-up": 0.3, "metrics_only": 0.15},
+        least={"half_open": 0.5, "ramp-up": 0.2, "metrics_only": 0.15},
         max_examples=2 * settings().max_examples,
         stateful_step_count=40,
     )
