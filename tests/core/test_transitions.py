@@ -414,9 +414,12 @@ def test_a_failed_trial_that_says_nothing_asks_for_nothing():
     after, _ = core.report(FULL_OPEN, 5, "old", Outcome.FAILURE, POLICY, NOW)
     assert (after.last_error, after.last_message) == ("", "")
     assert after.retry_at == NOW + 120 * SECOND
-    asked = replace(POLICY, recovery_timeout=1e-6, recovery_backoff=1)
-    after, _ = core.report(FULL_OPEN, 5, "old", Outcome.FAILURE, asked, NOW)
-    assert after.retry_at == NOW + 1
+
+
+def test_jitter_is_spread_evenly_over_the_times_of_openings():
+    policy = replace(POLICY, recovery_timeout=65.536, recovery_jitter=1)
+    waits = sorted(core._wait(policy, 1, 0, epoch) for epoch in range(65_536, 131_072))
+    assert waits == [65_536_000 + 1000 * step for step in range(65_536)]
 
 
 def test_a_success_that_is_not_enough_is_counted():
