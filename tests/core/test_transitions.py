@@ -254,6 +254,13 @@ def test_a_trip_restarts_the_time_and_is_no_opening_more(circuit):
     assert event == told(CLOSED, CLOSED, Mode.DISABLED, "trip", actor="eve", reason="so", **seen)
 
 
+def test_a_trip_under_metrics_only_is_on_paper_and_nobody_sees_a_change():
+    before = replace(FULL, override=given(Mode.METRICS_ONLY, None, FULL_OPEN))
+    after, event = order(before, CommandKind.TRIP)
+    assert (after.state, after.override) == (OPEN, before.override)
+    assert (event.before, event.after, event.mode) == (CLOSED, CLOSED, Mode.METRICS_ONLY)
+
+
 def test_a_trip_while_it_ramps_up_goes_on_with_the_row_and_is_no_opening_more():
     after, _ = order(FULL, CommandKind.TRIP, replace(POLICY, ramp_up=100))
     assert after.openings == 2

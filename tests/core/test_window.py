@@ -134,5 +134,6 @@ def test_slices_are_bounded_however_others_cut_theirs():
 
 def test_a_slice_is_a_tenth_of_the_window_and_at_least_a_microsecond():
     assert window.width(RATE) == SECOND
+    assert window.width(Policy(failure_window=1.000019)) == 100_001
     assert window.width(Policy(failure_window=1e-6)) == 1
     assert window.slice_start(RATE, NOW + SECOND - 1) == NOW
