@@ -98,6 +98,7 @@ class View:
         epoch = self.circuit.epoch if self._is_closed(self.circuit) else 0
         if epoch != self.epoch:
             self.epoch, self.moment = epoch, next(moments)
+            self.own = ()
             self._drop_tally()
         if self.tally is not None and self.tally.policy != policy:
             self._drop_tally()

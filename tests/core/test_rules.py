@@ -500,6 +500,17 @@ def test_metrics_only_lets_all_pass_and_tells_what_it_would_have_rejected(make, 
     assert breaker.backend.overview().circuits["payments"].spared == 0
 
 
+def test_a_failure_on_paper_counts_no_more_when_the_mode_ends_by_itself(make, run, clock):
+    breaker = make(failure_threshold=2)
+    breaker.metrics_only(duration=10)
+    run(breaker, True)
+    clock.advance(10)
+    run(breaker, True)
+    assert breaker.state is CLOSED
+    run(breaker, True)
+    assert breaker.state is OPEN
+
+
 def test_a_breaker_may_begin_in_a_mode(make, run):
     breaker = make(initial_mode="metrics_only")
     run(breaker, True)
