@@ -491,6 +491,11 @@ def test_no_wait_and_no_ramp_is_longer_than_the_policy_allows():
     assert core.clamp(right, POLICY, NOW) is right
 
 
+@pytest.mark.parametrize(("ramp_up", "share"), [(1000, 0.1), (100, 0.5), (50, 1), (10, 1), (0, 1)])
+def test_the_share_is_never_above_all_nor_below_a_tenth(ramp_up, share):
+    assert core.share(FULL, replace(POLICY, ramp_up=ramp_up), NOW) == share
+
+
 def test_an_epoch_is_the_time_or_one_more_than_the_last():
     assert core.next_epoch(Circuit(epoch=5), 9) == 9
     assert core.next_epoch(Circuit(epoch=5), 6) == 6
