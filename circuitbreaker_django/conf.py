@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Final, TypedDict, get_type_hints
 
 from django.conf import settings
@@ -91,7 +92,7 @@ class Problem:
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RegistryConfig:
     """The settings of one registry, complete."""
 
@@ -110,6 +111,10 @@ class RegistryConfig:
 
     def digest(self) -> str:
         """A fingerprint by which processes with other settings are told."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         policies = {name: _plain(policy) for name, policy in self.breakers.items()}
         text = json.dumps([self.enabled, _plain(self.defaults), policies], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from typing import Any, Final
 
-from circuitbreaker_django import families
+from circuitbreaker_django import conf, families
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
 from circuitbreaker_django.backends.store import (
     KEYED,
@@ -23,16 +25,22 @@ from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import options, window
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBackendError, UnknownBreakerError
-from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy, seconds
+from circuitbreaker_django.core.policy import MAX_DURATION, POLICY_FIELDS, Policy, micros, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.registry import Registry, in_test_environment
 
 #: Events that are looked through for those that were asked for.
 HISTORY = 5000
 
+_DURATION: Final = re.compile(r"(?=[0-9])(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+
 
 class CannotSteer(CircuitBackendError):
     """A command would reach nobody; the message says why that may be."""
+
+
+class AppliedUnseen(CircuitBackendError):
+    """A command was applied, but what has come of it could not be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class BreakerStatus:
         policy: its effective numbers.
         where: it is declared, as ``file:line`` or in which setting; empty when nobody does.
         family: of a breaker by key, its family's name; empty for any other one.
+        epoch: what an order may expect it to be at still.
     """
 
     registry: str
@@ -86,6 +95,7 @@ class BreakerStatus:
     policy: Policy
     where: str
     family: str
+    epoch: int
 
 
 class ControlRoom:
@@ -174,20 +184,46 @@ class ControlRoom:
         known = self.names(wanted)
         return choose(wanted, known, f"registry {self.registry.config.alias!r}") or known
 
-    def status(self, names: Iterable[str], *, day: bool = False) -> list[BreakerStatus]:
+    def glance(self) -> dict[str, tuple[CircuitState, Mode]]:
+        """State and mode of every known breaker: less than :meth:`status` says, and sooner."""
+        now, circuits = self._overview.now, self._overview.circuits
+        unused = Circuit(epoch=self._overview.floor)
+        found = {}
+        for name in self.names():
+            seen = core.effective(circuits.get(name, unused), self._policy(name), now)
+            found[name] = (seen.state, seen.mode)
+        return found
+
+    def status(
+        self, names: Iterable[str], *, stats: bool = True, day: bool = False
+    ) -> list[BreakerStatus]:
         """Those breakers, as they were at the last look, and their calls over time.
 
         Args:
             names: of breakers.
-            day: whether the calls of the last day are asked for, and not of the last hour only.
+            stats: whether their calls over time are asked for; they take most of the time.
+            day: whether those of the last day are, and not of the last hour only.
         """
         names = list(names)
-        stats = self._stats(names, day)
+        found = self._stats(names, day) if stats else {}
         alone: dict[str, list[ProcessInfo]] = {}
         for process in self.processes:
             for name in process.alone:
                 alone.setdefault(name, []).append(process)
-        return [self._status(name, stats.get(name), tuple(alone.get(name, ()))) for name in names]
+        return [self._status(name, found.get(name), tuple(alone.get(name, ()))) for name in names]
+
+    def origins(self, name: str) -> dict[str, str]:
+        """Where each option of the breaker is set that is not a default, in words (rule 23)."""
+        config, published = self.registry.config, self._published(name)
+        places = dict.fromkeys(config.defaults, conf.where(config.alias, "DEFAULTS"))
+        if published is not None:  # it does not say which of its options are defaults
+            known = options.make_policy(config.defaults)
+            there = {key: value for key, value in published.policy.items() if key in POLICY_FIELDS}
+            differing = [key for key, value in there.items() if value != getattr(known, key)]
+            places |= dict.fromkeys(differing, published.where)
+        for place, said in self.registry.sources_of(name):
+            places |= dict.fromkeys(said, place)
+        return places
 
     # -- steering ---------------------------------------------------------------------------
 
@@ -227,6 +263,7 @@ class ControlRoom:
         actor: str,
         reason: str,
         force: bool = False,
+        expected: Mapping[str, int] | None = None,
     ) -> list[BreakerStatus]:
         """Apply a command to those breakers, all or none, and return what they are now.
 
@@ -237,21 +274,32 @@ class ControlRoom:
             actor: who asks.
             reason: why.
             force: even when no live process is there to hear of it; makes the store if need be.
+            expected: the epochs that those breakers must be at still, by name.
 
         Raises:
             CannotSteer: nobody would hear of it.
+            CircuitConflictError: one has changed since; nothing was applied.
+            AppliedUnseen: it was applied, but the store was lost before it could be seen.
             CircuitBackendError: the store could not confirm it; nothing was applied.
         """
         self.refuse_in_vain(force=force)
         if self.missing is not None:
             self._open(create=True)
         names = list(names)
-        command = Command(kind, duration, actor, reason)
-        self._backend.order({name: (command, self._policy(name)) for name in names})
+        expected = expected or {}
+        self._backend.order(
+            {
+                name: (
+                    Command(kind, duration, actor, reason, expected.get(name)),
+                    self._policy(name),
+                )
+                for name in names
+            }
+        )
         try:
             self._overview = self._backend.overview()
         except CircuitBackendError as error:
-            raise CircuitBackendError(f"it was applied, but then: {error}") from error
+            raise AppliedUnseen(f"it was applied, but then: {error}") from error
         return self.status(names)
 
     def close(self) -> None:
@@ -288,9 +336,9 @@ class ControlRoom:
         said = published.policy if published else {}
         there = {key: value for key, value in said.items() if key in POLICY_FIELDS}
         try:
-            return options.make({**config.defaults, **there, **here})[0]
+            return options.make_policy({**config.defaults, **there, **here})
         except (TypeError, ValueError):  # published by a process of another release
-            return options.make({**config.defaults, **here})[0]
+            return options.make_policy({**config.defaults, **here})
 
     def _stats(self, names: list[str], day: bool) -> dict[str, Stats]:
         """The calls of those breakers over time, if anybody counts them."""
@@ -308,7 +356,8 @@ class ControlRoom:
     ) -> BreakerStatus:
         overview, policy = self._overview, self._policy(name)
         now = overview.now
-        circuit = core.settle(overview.circuits.get(name, Circuit(epoch=0)), now)
+        stored = overview.circuits.get(name, Circuit(epoch=overview.floor))
+        circuit = core.settle(stored, now)
         seen = core.effective(circuit, policy, now)
         hold = circuit.override
         since = circuit.since if hold is None else hold.since
@@ -342,13 +391,14 @@ class ControlRoom:
             policy=policy,
             where=self._where(name),
             family=self.family_of(name),
+            epoch=stored.epoch,
         )
 
     def _where(self, name: str) -> str:
         published = self._published(name)
         if published is not None:
             return published.where
-        return self.registry.declaration(name).where if name in self.registry else ""
+        return self.registry.where(name) if name in self.registry else ""
 
     def _published(self, name: str) -> Declaration | None:
         """What was published of a breaker; of one by key that was not, that of its family."""
@@ -392,6 +442,40 @@ def _hint(name: str, known: Collection[str]) -> str:
         return f"; did you mean {' or '.join(close)}?"
     listed = ", ".join(sorted(known)[:10])
     return f"; known are: {listed}" + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+
+
+def parse_duration(text: str) -> int:
+    """Microseconds of ``90s``, ``10m``, ``2h`` or ``1h30m``.
+
+    Raises:
+        ValueError: it is none of these, nothing, or too long.
+    """
+    match = _DURATION.fullmatch(text)
+    hours, minutes, secs = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + secs
+    if not 0 < total <= MAX_DURATION:
+        raise ValueError("give a duration with its unit, as 90s, 10m, 2h or 1h30m")
+    return micros(total)
+
+
+def event_as_data(registry: str, at: datetime, name: str, event: Event) -> dict[str, Any]:
+    """One line of the history as plain values: for JSON, with keys that stay."""
+    return {
+        "registry": registry,
+        "name": name,
+        "at": f"{at:%Y-%m-%dT%H:%M:%SZ}",
+        "before": event.before,
+        "after": event.after,
+        "mode": event.mode,
+        "cause": event.cause,
+        "actor": event.actor or None,
+        "reason": event.reason or None,
+        "failures": event.failures,
+        "calls": event.calls,
+        "slow": event.slow,
+        "last_error": event.last_error or None,
+        "last_error_message": event.last_message or None,
+    }
 
 
 def _moment(at: int, now: int) -> datetime:

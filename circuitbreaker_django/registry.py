@@ -184,7 +184,11 @@ class Registry(Mapping[str, CircuitBreaker]):
         return {**self.config.defaults, **self.said_of(name)}
 
     def said_of(self, name: str) -> dict[str, Any]:
-        """What code and settings say of this breaker. Key by key the later one counts:
+        """What code and settings say of this breaker, of each option what counts."""
+        return {key: value for _, said in self.sources_of(name) for key, value in said.items()}
+
+    def sources_of(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Who says what of this breaker, with the place. Key by key the later one counts:
 
         - what code declares; of a breaker by key first what it declares of the family
         - of a breaker by key, ``BREAKERS[family]``
@@ -192,21 +196,28 @@ class Registry(Mapping[str, CircuitBreaker]):
         - ``BREAKERS[name]``
         """
         family, entries = self.family_of(name), self.config.breakers
-        said: dict[str, Any] = {}
         for declared in (self.declared(family), self.declared(name)):
-            said |= declared.policy if declared else {}
+            if declared is not None:
+                yield declared.where, declared.policy
         for key in (family, *families.matching(name, entries), name):
-            said |= entries.get(key, {})
-        return said
+            if key in entries:
+                yield conf.where(self.config.alias, "BREAKERS", key), entries[key]
 
     def declaration(self, name: str) -> Declaration:
         """What operators are told of a breaker."""
-        declared = self.declared(name) or self.declared(self.family_of(name))
+        declared = self._declared_for(name)
         data = options.as_data(*options.make(self.values_for(name)))
         if declared is not None and declared.keyed:
             data[KEYED] = True
-        where = declared.where if declared else f"settings.{conf.SETTING}"
-        return Declaration(name, data, where)
+        return Declaration(name, data, self.where(name))
+
+    def where(self, name: str) -> str:
+        """Where the breaker, or its family, is declared."""
+        declared = self._declared_for(name)
+        return declared.where if declared else f"settings.{conf.SETTING}"
+
+    def _declared_for(self, name: str) -> Declared | None:
+        return self.declared(name) or self.declared(self.family_of(name))
 
     def redeclared(self, name: str) -> None:
         """Act on a new declaration, also where breakers are in use."""

@@ -400,6 +400,25 @@ def test_code_here_says_what_a_family_is_like(enter, config, worker):
     assert row.where == registries["default"].declaration("tenant").where
 
 
+def test_where_each_option_is_set(enter, config, worker):
+    publish(worker, "stock", "shop/stock.py:3", recovery_timeout=300, failure_threshold=7)
+    config["DEFAULTS"] = {"recovery_timeout": 300, "quorum": 2}
+    config["BREAKERS"] = {"stock": {"success_threshold": 4}}
+    registry.declare("default", "stock", {"ramp_up": 9.0})
+    origins = enter().origins("stock")
+    assert origins.pop("ramp_up").startswith(__file__)
+    assert origins == {
+        "failure_threshold": "shop/stock.py:3",
+        "quorum": "shop/stock.py:3",  # those who serve run with another
+        "recovery_timeout": 'CIRCUIT_BREAKERS["default"]["DEFAULTS"]',
+        "success_threshold": 'CIRCUIT_BREAKERS["default"]["BREAKERS"]["stock"]',
+    }
+    assert enter().origins("other") == {
+        "quorum": 'CIRCUIT_BREAKERS["default"]["DEFAULTS"]',
+        "recovery_timeout": 'CIRCUIT_BREAKERS["default"]["DEFAULTS"]',
+    }
+
+
 @pytest.mark.parametrize("published", [{"of_a_later_release": 1}, {"recovery_timeout": -1}, []])
 def test_a_policy_that_is_not_understood_is_passed_over(enter, worker, published):
     worker.backend.declare(Declaration("hidden", published, "x.py:1"))

@@ -99,7 +99,7 @@ class MemoryBackend(TransactionalBackend):
 
     def overview(self) -> Overview:
         """Every circuit; what is declared is known to whoever is in this process."""
-        return Overview(self.clock(), dict(self._rows), {}, ())
+        return Overview(self.clock(), dict(self._rows), {}, (), self._floor)
 
     def stats(
         self, names: Collection[str] | None = None, *, day: bool = False

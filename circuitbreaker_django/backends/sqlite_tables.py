@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 import sqlite3
@@ -105,7 +106,7 @@ def find_circuit(connection: sqlite3.Connection, name: str) -> Circuit | None:
 def read_circuits(connection: sqlite3.Connection, since: int) -> dict[str, Circuit]:
     """The circuits that were changed by a later revision than ``since``."""
     rows = connection.execute("SELECT name, record FROM circuits WHERE revision > ?", (since,))
-    circuits = {name: _circuit(record) for name, record in rows}
+    circuits = {name: _known_circuit(record) for name, record in rows}
     if not all(isinstance(name, str) for name in circuits):
         raise Corrupt("a name is no text")
     return circuits
@@ -146,7 +147,8 @@ def read_overview(connection: sqlite3.Connection, now: int) -> Overview:
             if process.pid_space != host.pid_space() or host.is_running(process.pid):
                 processes.append(process)
     circuits = dict(sorted(read_circuits(connection, -1).items()))
-    return Overview(now, circuits, declarations, tuple(processes))
+    floor = read_meta(connection).floor
+    return Overview(now, circuits, declarations, tuple(processes), floor)
 
 
 def make_tables(writer: sqlite3.Connection, boot: str, now: int) -> None:
@@ -332,6 +334,10 @@ def _circuit(record: Any) -> Circuit:
         return load_circuit(record)
     except ValueError as error:
         raise Corrupt(error) from error
+
+
+#: Whoever looks at all circuits now and then finds most of them as they were.
+_known_circuit: Final = functools.lru_cache(maxsize=4096)(_circuit)
 
 
 def _patient(policies: Iterable[Mapping[str, Any]]) -> Policy:

@@ -147,12 +147,16 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The whole store at one moment, for operators; times are of the store's clock."""
+    """The whole store at one moment, for operators; times are of the store's clock.
+
+    ``floor`` is the epoch of a circuit that has no row (rule 2).
+    """
 
     now: int
     circuits: Mapping[str, Circuit]
     declarations: Mapping[str, Declaration]
     processes: tuple[ProcessInfo, ...]
+    floor: int = 1
 
 
 @dataclass(frozen=True, slots=True)

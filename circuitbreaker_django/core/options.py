@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, get_type_hints
 
@@ -66,6 +67,22 @@ def make(options: Mapping[str, Any]) -> tuple[Policy, Classifier]:
     numbers = {key: value for key, value in options.items() if key in POLICY_FIELDS}
     others = {key: value for key, value in options.items() if key not in POLICY_FIELDS}
     return Policy(**numbers), Classifier(**others)
+
+
+def make_policy(options: Mapping[str, Any]) -> Policy:
+    """Only the policy; what was made once of the same numbers is not made again.
+
+    Raises:
+        TypeError, ValueError: a bad value; the message names it.
+    """
+    # The types too, for 1, 1.0 and True are equal, and not all of them are a count.
+    numbers = [(key, value, type(value)) for key, value in options.items() if key in POLICY_FIELDS]
+    return _policy_of(tuple(numbers))
+
+
+@functools.lru_cache(maxsize=1024)
+def _policy_of(numbers: tuple[tuple[str, Any, type], ...]) -> Policy:
+    return Policy(**{key: value for key, value, _ in numbers})
 
 
 def as_data(policy: Policy, classifier: Classifier) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import getpass
 import json
 import math
 import os
-import re
 import shlex
 import socket
 import sys
@@ -25,12 +24,16 @@ from circuitbreaker_django.conf import DEFAULT_ALIAS
 from circuitbreaker_django.core.announce import event_in_words, printable
 from circuitbreaker_django.core.circuit import MODES, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBreakerError
-from circuitbreaker_django.core.policy import MAX_DURATION, micros
 from circuitbreaker_django.core.states import CircuitState, Mode
-from circuitbreaker_django.operations import BreakerStatus, ControlRoom, choose
+from circuitbreaker_django.operations import (
+    BreakerStatus,
+    ControlRoom,
+    choose,
+    event_as_data,
+    parse_duration,
+)
 from circuitbreaker_django.registry import registries
 
-_DURATION = re.compile(r"(?=[0-9])(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 #: The longest text in a cell of the table; JSON has all of it.
 _MAX_CELL = 80
 
@@ -188,7 +191,7 @@ class Command(BaseCommand):
         with closing(ControlRoom(registries[registry])) as room:
             found = room.history(room.choose(names) if names else [], limit)
             if format == "json":
-                lines = [_event_as_json(registry, *entry) for entry in found]
+                lines = [event_as_data(registry, *entry) for entry in found]
                 self.stdout.write(json.dumps(lines, indent=2))
                 return
             for entry in found:
@@ -319,15 +322,10 @@ def _steering() -> CommandParser:
 
 
 def _duration(text: str) -> int:
-    """Microseconds of ``90s``, ``10m``, ``2h`` or ``1h30m``."""
-    match = _DURATION.fullmatch(text)
-    hours, minutes, secs = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = hours * 3600 + minutes * 60 + secs
-    if not 0 < total <= MAX_DURATION:
-        raise CommandError(
-            f"--for {printable(text)}: give a duration with its unit, as 90s, 10m, 2h or 1h30m"
-        )
-    return micros(total)
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise CommandError(f"--for {printable(text)}: {error}") from None
 
 
 def _actor() -> str:
@@ -480,25 +478,6 @@ def _per_second(rate: float) -> str:
     if not rate:
         return ""
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else "< 0.1"
-
-
-def _event_as_json(registry: str, at: datetime, name: str, event: Event) -> dict[str, Any]:
-    return {
-        "registry": registry,
-        "name": name,
-        "at": f"{at:%Y-%m-%dT%H:%M:%SZ}",
-        "before": event.before,
-        "after": event.after,
-        "mode": event.mode,
-        "cause": event.cause,
-        "actor": event.actor or None,
-        "reason": event.reason or None,
-        "failures": event.failures,
-        "calls": event.calls,
-        "slow": event.slow,
-        "last_error": event.last_error or None,
-        "last_error_message": event.last_message or None,
-    }
 
 
 def _event_as_line(at: datetime, name: str, event: Event) -> str:
