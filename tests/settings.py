@@ -4,6 +4,7 @@ SECRET_KEY = "for tests only"
 ALLOWED_HOSTS = ["testserver"]
 ROOT_URLCONF = "tests.urls"
 USE_TZ = True
+STATIC_URL = "static/"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 INSTALLED_APPS = [
     "circuitbreaker_django",

@@ -1,0 +1,36 @@
+"""How a breaker is named in the admin: in URLs, forms and its log."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+
+class Key(NamedTuple):
+    """A breaker of a registry."""
+
+    registry: str
+    name: str
+
+    @property
+    def pk(self) -> str:
+        """The primary key that the admin knows it by, such as ``default:payments``."""
+        return f"{quote(self.registry, safe='')}:{self.name}"
+
+    @property
+    def id(self) -> str:
+        """A short word for it: for ids of elements and for lists in URLs, however odd its name."""
+        return hashlib.blake2b(self.pk.encode(), digest_size=6).hexdigest()
+
+    @classmethod
+    def of(cls, pk: str) -> Key:
+        """The key of a primary key.
+
+        Raises:
+            ValueError: it is none.
+        """
+        registry, colon, name = pk.partition(":")
+        if not (registry and colon and name):
+            raise ValueError(f"{pk!r} is no registry:name")
+        return cls(unquote(registry), name)

@@ -1,0 +1,189 @@
+"""All registries as they are now, or as they were when their stores were last reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from circuitbreaker_django.backends.host import host_name
+from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.errors import CircuitBackendError
+from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.dashboard.keys import Key
+from circuitbreaker_django.dashboard.words import moment
+from circuitbreaker_django.operations import HISTORY, BreakerStatus, ControlRoom
+from circuitbreaker_django.registry import registries
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One registry at one moment.
+
+    Attributes:
+        alias: the registry's.
+        room: through which it was seen; ``None``: never, for its store could not be reached yet.
+        at: when it was seen.
+        problem: why the store cannot be used now, if it cannot.
+        lost_at: since when, as far as this process knows; ``None`` while it can be used.
+    """
+
+    alias: str
+    room: ControlRoom | None
+    at: datetime
+    problem: str = ""
+    lost_at: datetime | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Those of which nothing else is known, as there was no store to ask."""
+        try:
+            return [] if self.room is not None else list(registries[self.alias])
+        except ImproperlyConfigured:
+            return []
+
+    @property
+    def processes(self) -> int:
+        """How many live processes share the circuits."""
+        return 0 if self.room is None else len(self.room.processes)
+
+
+#: What this process has seen of each registry last.
+_last: dict[str, Reading] = {}
+
+
+class Watch:
+    """Registries, for the time of one request.
+
+    Attributes:
+        readings: each of them, as it is or was.
+    """
+
+    def __init__(self, readings: Iterable[Reading]) -> None:
+        self.readings = list(readings)
+
+    def glance(self) -> dict[Key, tuple[CircuitState, Mode] | None]:
+        """State and mode of every breaker, where they are known."""
+        found: dict[Key, tuple[CircuitState, Mode] | None] = {}
+        for reading in self.readings:
+            if reading.room is not None:
+                seen = reading.room.glance().items()
+                found |= {Key(reading.alias, name): state for name, state in seen}
+            found |= {Key(reading.alias, name): None for name in reading.names}
+        return found
+
+    def statuses(self, keys: Iterable[Key], *, day: bool = False) -> dict[Key, BreakerStatus]:
+        """Those breakers, as far as they are known, with their calls over time.
+
+        Args:
+            keys: of breakers.
+            day: whether the calls of the last day are asked for, and not of the last hour only.
+        """
+        names: dict[str, list[str]] = {}
+        for key in keys:
+            names.setdefault(key.registry, []).append(key.name)
+        return {
+            Key(reading.alias, status.name): status
+            for reading in self.readings
+            if reading.room is not None and reading.alias in names
+            for status in reading.room.status(
+                names[reading.alias], stats=reading.lost_at is None, day=day
+            )
+        }
+
+    def history(self, key: Key) -> list[tuple[datetime, Event]]:
+        """What has happened to that breaker, newest first; nothing without its store."""
+        room = self._open_room(key.registry)
+        try:
+            found = [] if room is None else room.history([key.name], HISTORY)
+        except CircuitBackendError:
+            return []  # lost since it was read
+        return [(at, event) for at, _, event in found]
+
+    def origins(self, key: Key) -> Mapping[str, str]:
+        """Where each option of that breaker is set that is not a default, as far as is known."""
+        room = self._open_room(key.registry)
+        return {} if room is None else room.origins(key.name)
+
+    def _open_room(self, alias: str) -> ControlRoom | None:
+        for reading in self.readings:
+            if reading.alias == alias and reading.lost_at is None:
+                return reading.room
+        return None
+
+
+@contextmanager
+def watching(aliases: Iterable[str] | None = None) -> Iterator[Watch]:
+    """Look at registries: those, or all."""
+    with ExitStack() as stack:
+        readings = []
+        for alias in registries if aliases is None else dict.fromkeys(aliases):
+            now = datetime.now(UTC)
+            try:
+                room = stack.enter_context(closing(ControlRoom(registries[alias])))
+                reading = Reading(alias, room, now)
+            except (CircuitBackendError, ImproperlyConfigured) as error:
+                last = _last.get(alias) or Reading(alias, None, now)
+                reading = replace(last, problem=str(error), lost_at=last.lost_at or now)
+            _last[alias] = reading
+            readings.append(reading)
+        yield Watch(readings)
+
+
+def banners(readings: Iterable[Reading]) -> list[dict[str, str]]:
+    """What an operator must know before believing the page: ``level`` and ``text``, by urgency."""
+    found = [banner for reading in readings for banner in _banners(reading)]
+    return sorted(found, key=lambda banner: ("error", "warning", "info").index(banner["level"]))
+
+
+def _banners(reading: Reading) -> Iterator[dict[str, str]]:
+    names: dict[str, Any] = {"registry": reading.alias}
+    room = reading.room
+    if reading.lost_at is not None:
+        names |= {"time": moment(reading.lost_at).text, "problem": reading.problem}
+        text = _(
+            "The store of registry “%(registry)s” cannot be reached since %(time)s: %(problem)s."
+        )
+        if room is None:
+            text += " " + _("What its circuits are is not known here.")
+        else:
+            names["at"] = moment(reading.at).text
+            text += " " + _("You see what was known at %(at)s.")
+        yield {"level": "error", "text": text % names}
+    elif room is not None:
+        names |= {"pid": os.getpid(), "host": host_name(), "all": reading.processes}
+        names["count"] = len(room.differing)
+        for level, text in _banners_of(room):
+            yield {"level": level, "text": text % names}
+
+
+def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str]]:
+    if not room.registry.config.enabled:
+        yield (
+            "warning",
+            _("Registry “%(registry)s” is switched off (ENABLED is False): all calls pass."),
+        )
+    if not room.shared:
+        text = _(
+            "Registry “%(registry)s” keeps circuits in each process alone. You see those of "
+            "process %(pid)s on %(host)s, and nobody can steer the others from here."
+        )
+        yield "warning", text
+    elif room.missing is not None:
+        yield "info", _("No process has used a breaker of registry “%(registry)s” yet.")
+    if room.differing:
+        text = ngettext(
+            "%(count)d of %(all)d live processes of registry “%(registry)s” runs with other "
+            "settings than this page's.",
+            "%(count)d of %(all)d live processes of registry “%(registry)s” run with other "
+            "settings than this page's.",
+            len(room.differing),
+        )
+        yield "warning", text

@@ -1,0 +1,191 @@
+"""A breaker as the page shows it: the same values for the template and for the poll."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.policy import seconds
+from circuitbreaker_django.core.states import CircuitState
+from circuitbreaker_django.core.traffic import MINUTE
+from circuitbreaker_django.dashboard import charts, words
+from circuitbreaker_django.dashboard.charts import Span
+from circuitbreaker_django.dashboard.keys import Key
+from circuitbreaker_django.dashboard.readings import Watch
+from circuitbreaker_django.dashboard.words import LOOKS, Look, look_of
+from circuitbreaker_django.operations import BreakerStatus
+
+#: What the list can be narrowed down to, besides a registry and a part of a name.
+FILTERS: Final = {
+    "open": gettext_lazy("Open"),
+    "half_open": gettext_lazy("Half-open"),
+    "closed": gettext_lazy("Closed"),
+    "steered": gettext_lazy("Set by an operator"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A breaker of the list, with what it is sorted by."""
+
+    key: Key
+    state: CircuitState | None
+    look: Look
+
+    def is_among(self, filter: str) -> bool:
+        """Whether it is one of those that the filter is for."""
+        if filter == "steered":
+            return self.look in _STEERED
+        return self.state == filter
+
+
+_STEERED: Final = (Look.HELD, Look.DISABLED, Look.METRICS_ONLY)
+_URGENCY: Final = {look: number for number, look in enumerate(Look)}
+
+
+def entries(seen: Watch) -> list[Entry]:
+    """All breakers, the most urgent first."""
+    found = [
+        Entry(key, None, Look.UNKNOWN) if known is None else Entry(key, known[0], look_of(*known))
+        for key, known in seen.glance().items()
+    ]
+    return sorted(found, key=lambda entry: (_URGENCY[entry.look], entry.key))
+
+
+def narrowed(
+    found: Iterable[Entry], *, search: str = "", registry: str = "", state: str = ""
+) -> list[Entry]:
+    """Those that were asked for."""
+    wanted = search.casefold().split()
+    return [
+        entry
+        for entry in found
+        if all(word in entry.key.name.casefold() for word in wanted)
+        and registry in ("", entry.key.registry)
+        and (state not in FILTERS or entry.is_among(state))
+    ]
+
+
+def counts(found: Iterable[Entry]) -> dict[str, int]:
+    """How many there are of each filter, and of all."""
+    counted: Counter[str] = Counter()
+    for entry in found:
+        counted["all"] += 1
+        counted.update(filter for filter in FILTERS if entry.is_among(filter))
+    return {name: counted[name] for name in ("all", *FILTERS)}
+
+
+def rows(seen: Watch, keys: Iterable[Key]) -> list[dict[str, Any]]:
+    """Those breakers as the page shows them, with their calls over time."""
+    processes = {reading.alias: reading.processes for reading in seen.readings}
+    keys = list(keys)
+    known = seen.statuses(keys)
+    return [row(key, known.get(key), processes[key.registry]) for key in keys]
+
+
+def row(key: Key, status: BreakerStatus | None, processes: int = 0) -> dict[str, Any]:
+    """What the page shows of a breaker.
+
+    Args:
+        key: the breaker's.
+        status: what is known of it.
+        processes: that share its registry.
+
+    Returns:
+        ``cells``: texts, or a text with its machine-readable time; ``paths``: of drawings.
+    """
+    look = Look.UNKNOWN if status is None else look_of(status.state, status.mode)
+    known = {
+        "id": key.id,
+        "pk": key.pk,
+        "name": key.name,
+        "registry": key.registry,
+        "look": look,
+        "state": str(LOOKS[look]),
+    }
+    if status is None:
+        return {**known, "epoch": 0, "retry_in": None, "cells": {}, "paths": {}}
+    shown: dict[str, Any] = {
+        **known,
+        "epoch": status.epoch,
+        "retry_in": status.retry_after,
+        "cells": _cells(status, processes),
+        "paths": {},
+    }
+    if status.stats is not None:
+        last = status.stats.last_minute
+        shown["cells"]["calls"] = words.per_second(last.calls / seconds(MINUTE))
+        shown["cells"]["rejected"] = words.rejected(status.stats.last_hour.rejected)
+        shown["paths"] = charts.spark(status.stats, last)
+    return shown
+
+
+def with_figure(
+    shown: dict[str, Any],
+    status: BreakerStatus | None,
+    history: Sequence[tuple[datetime, Event]],
+    span: Span,
+) -> dict[str, Any]:
+    """The row with the figure of its breaker's page: calls and states over the span."""
+    now = datetime.now(UTC)
+    paths, lengths = charts.strip(history, shown["look"], now, span)
+    cells = {"states": words.lengths(lengths), "begin": _time(now - timedelta(seconds=span.length))}
+    if status is not None and status.stats is not None:
+        found = list(charts.buckets(status.stats, span))
+        paths |= charts.bars(status.stats, span)
+        cells |= words.figure(
+            [counts for start, counts in found], charts.most_of(found), span.bucket
+        )
+    return {**shown, "cells": {**shown["cells"], **cells}, "paths": {**shown["paths"], **paths}}
+
+
+def history_line(at: datetime, event: Event) -> dict[str, Any]:
+    """A line of the history as the page shows it."""
+    before, after = Look(event.before.value), words.look_of(event.after, event.mode)
+    return {
+        "at": words.moment(at),
+        "before": before,
+        "before_text": LOOKS[before],
+        "after": after,
+        "after_text": LOOKS[after],
+        "cause": event.cause,
+        "reason": event.reason,
+        "actor": event.actor,
+        "last_error": words.error(event.last_error, event.last_message),
+        "counts": words.counted(event),
+    }
+
+
+def _cells(status: BreakerStatus, processes: int) -> dict[str, Any]:
+    waits = status.retry_after is not None and status.state is not CircuitState.CLOSED
+    return {
+        "until": words.until(status),
+        "alone": words.alone(len(status.alone_in), processes),
+        "reason": status.reason,
+        "actor": _("by %(actor)s") % {"actor": status.updated_by} if status.updated_by else "",
+        "since": _time(status.since),
+        "age": _age(status.since),
+        "retry": words.next_trial(status.retry_after or 0) if waits else "",
+        "failures": words.failures(status) if status.state is CircuitState.CLOSED else "",
+        "would_reject": words.would_reject(status),
+        "error": words.error(status.last_error, status.last_message),
+        "error_at": _time(status.last_error_at),
+    }
+
+
+def _time(at: datetime | None) -> dict[str, str] | None:
+    return None if at is None else words.moment(at)._asdict()
+
+
+def _age(since: datetime | None) -> str:
+    if since is None:
+        return ""
+    age = int((datetime.now(UTC) - since).total_seconds())
+    return _("%(length)s ago") % {"length": words.length(max(0, age))}

@@ -1,0 +1,337 @@
+"""What the dashboard says: states, moments, durations and policies in the reader's language."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, gettext_noop, ngettext
+
+from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.core.traffic import Counts
+from circuitbreaker_django.operations import BreakerStatus
+
+
+class Look(StrEnum):
+    """What a circuit looks like; the order is that of urgency."""
+
+    OPEN = "open"
+    HELD = "held"
+    HALF_OPEN = "half_open"
+    UNKNOWN = "unknown"
+    DISABLED = "disabled"
+    METRICS_ONLY = "metrics_only"
+    CLOSED = "closed"
+
+
+#: The word of each look.
+LOOKS: Final = {
+    Look.OPEN: gettext_lazy("Open"),
+    Look.HELD: gettext_lazy("Held open"),
+    Look.HALF_OPEN: gettext_lazy("Half-open"),
+    Look.UNKNOWN: gettext_lazy("Unknown"),
+    Look.DISABLED: gettext_lazy("Disabled"),
+    Look.METRICS_ONLY: gettext_lazy("Metrics only"),
+    Look.CLOSED: gettext_lazy("Closed"),
+}
+
+_OF_MODES: Final = {
+    Mode.FORCED_OPEN: Look.HELD,
+    Mode.DISABLED: Look.DISABLED,
+    Mode.METRICS_ONLY: Look.METRICS_ONLY,
+}
+_OF_BOTH: Final = {
+    (state, mode): _OF_MODES.get(mode) or Look(state.value)
+    for state in CircuitState
+    for mode in Mode
+}
+
+
+_UNITS: Final = (
+    (86400, gettext_noop("%(count)d d")),
+    (3600, gettext_noop("%(count)d h")),
+    (60, gettext_noop("%(count)d min")),
+)
+
+
+def look_of(state: CircuitState, mode: Mode) -> Look:
+    """What a circuit of that state and mode looks like."""
+    return _OF_BOTH[state, mode]
+
+
+class Moment(NamedTuple):
+    """A time for people and for machines."""
+
+    text: str
+    iso: str
+
+
+def moment(at: datetime, now: datetime | None = None) -> Moment:
+    """A time in the current time zone, with the zone's name; of today without the date."""
+    zone = timezone.get_current_timezone()
+    local, today = at.astimezone(zone), (now or datetime.now(UTC)).astimezone(zone)
+    date = "" if local.date() == today.date() else f"{local:%Y-%m-%d} "
+    text = f"{date}{local:%H:%M:%S %Z}"
+    return Moment(text, local.isoformat(timespec="seconds"))
+
+
+def length(seconds: float) -> str:
+    """A duration in its largest fitting unit: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    for size, text in _UNITS:
+        if seconds >= 2 * size or (seconds >= size and seconds % size == 0):
+            return _(text) % {"count": seconds // size}
+    if seconds == int(seconds) or seconds >= 10:
+        return _("%(count)d s") % {"count": max(0, seconds)}
+    return _("%(count)s s") % {"count": f"{max(0.0, seconds):.3g}"}
+
+
+def percent(share: float) -> str:
+    """A share, as ``12.5 %``."""
+    return _("%(number)s %%") % {"number": f"{100 * share:.3g}"}
+
+
+def until(status: BreakerStatus) -> str:
+    """When the mode of a circuit ends; empty without one."""
+    if status.mode is Mode.AUTO:
+        return ""
+    if status.mode_until is not None:
+        return _("until %(time)s") % {"time": moment(status.mode_until).text}
+    if status.mode is Mode.FORCED_OPEN:
+        return _("until it is reset")
+    return _("until it is enabled")
+
+
+def failures(status: BreakerStatus) -> str:
+    """How near a closed circuit is to opening, by each of its rules."""
+    rules, parts = status.policy, []
+    if rules.failure_threshold is not None:
+        names = {"count": status.failures, "threshold": rules.failure_threshold}
+        parts.append(_("%(count)d of %(threshold)d") % names)
+    elif not rules.has_rates:
+        text = ngettext("%(count)d failure", "%(count)d failures", status.failures)
+        parts.append(text % {"count": status.failures})
+    if status.calls_needed:
+        text = ngettext(
+            "rates need %(count)d more call", "rates need %(count)d more calls", status.calls_needed
+        )
+        return "; ".join([*parts, text % {"count": status.calls_needed}])
+    if status.failure_rate is not None and rules.failure_rate_threshold is not None:
+        text = _("%(rate)s failed, opens at %(threshold)s")
+        parts.append(_rate(text, status.failure_rate, rules.failure_rate_threshold))
+    if status.slow_rate is not None:
+        text = _("%(rate)s slow, opens at %(threshold)s")
+        parts.append(_rate(text, status.slow_rate, rules.slow_call_rate_threshold))
+    return "; ".join(parts)
+
+
+def _rate(text: str, rate: float, threshold: float) -> str:
+    return text % {"rate": percent(rate), "threshold": percent(threshold)}
+
+
+def would_reject(status: BreakerStatus) -> str:
+    """What a circuit on paper would have done; empty in any other mode."""
+    if status.mode is not Mode.METRICS_ONLY:
+        return ""
+    text = ngettext(
+        "would have rejected %(count)d call",
+        "would have rejected %(count)d calls",
+        status.would_reject,
+    )
+    return text % {"count": status.would_reject}
+
+
+def alone(count: int, processes: int) -> str:
+    """How many processes have opened the circuit for themselves only; empty when none has."""
+    if not count:
+        return ""
+    return _("open alone in %(count)d of %(all)d processes") % {"count": count, "all": processes}
+
+
+def per_second(rate: float) -> str:
+    """Calls per second; empty when there are none."""
+    if not rate:
+        return ""
+    number = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else "< 0.1"
+    return _("%(number)s calls/s") % {"number": number}
+
+
+def rejected(count: int) -> str:
+    """Calls that were rejected in the last hour; empty when none was."""
+    if not count:
+        return ""
+    return ngettext("%(count)d rejected in 1 h", "%(count)d rejected in 1 h", count) % {
+        "count": count
+    }
+
+
+def error(kind: str, message: str) -> str:
+    """An error by its class and what it said."""
+    return f"{kind}: {message}" if message else kind
+
+
+def figure(counts: Iterable[Counts], most: int, bucket: int) -> dict[str, str]:
+    """What a chart of calls says in numbers; buckets are so many seconds long."""
+    total = Counts(*map(sum, zip(Counts(), *counts, strict=True)))
+    return {
+        "sum_calls": ngettext("%(count)d call", "%(count)d calls", total.calls)
+        % {"count": total.calls},
+        "sum_failed": _("%(count)d failed") % {"count": total.failures},
+        "sum_rejected": _("%(count)d rejected") % {"count": total.rejected},
+        "sum_slow": _("%(count)d slow") % {"count": total.slow},
+        "most": _("up to %(count)d in %(length)s") % {"count": most, "length": length(bucket)},
+    }
+
+
+def lengths(found: Mapping[Look, float]) -> str:
+    """For how long a circuit was what."""
+    parts = (
+        _("%(state)s %(length)s") % {"state": LOOKS[look], "length": length(round(found[look]))}
+        for look in Look
+        if look in found
+    )
+    return ", ".join(parts)
+
+
+def counted(event: Event) -> str:
+    """What counted at the moment of an event; empty when nothing did."""
+    parts = []
+    if event.calls:
+        parts.append(
+            ngettext("%(count)d call", "%(count)d calls", event.calls) % {"count": event.calls}
+        )
+    if event.failures:
+        parts.append(
+            ngettext("%(count)d failure", "%(count)d failures", event.failures)
+            % {"count": event.failures}
+        )
+    if event.slow:
+        parts.append(
+            ngettext("%(count)d slow", "%(count)d slow", event.slow) % {"count": event.slow}
+        )
+    return ", ".join(parts)
+
+
+def policy(rules: Policy) -> list[tuple[str, list[str]]]:
+    """A policy in sentences, each with the settings that it comes from."""
+    return [*_opening(rules), *_recovery(rules)]
+
+
+class Setting(NamedTuple):
+    """An option that is in force, and where it is set; empty for a default."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def policy_with(rules: Policy, origins: Mapping[str, str]) -> list[tuple[str, list[Setting]]]:
+    """A policy in sentences, each with the settings that it comes from, as they are in force."""
+    return [
+        (text, [Setting(name, str(getattr(rules, name)), origins.get(name, "")) for name in names])
+        for text, names in policy(rules)
+    ]
+
+
+def _opening(rules: Policy) -> list[tuple[str, list[str]]]:
+    window = {"window": length(rules.failure_window)}
+    found = []
+    if rules.failure_threshold is not None:
+        text = ngettext(
+            "Opens when %(count)d failure falls within %(window)s.",
+            "Opens when %(count)d failures fall within %(window)s.",
+            rules.failure_threshold,
+        ) % {"count": rules.failure_threshold, **window}
+        found.append((text, ["failure_threshold", "failure_window"]))
+    if rules.failure_rate_threshold is not None:
+        text = _("Opens when %(share)s of at least %(calls)d calls within %(window)s fail.") % {
+            "share": percent(rules.failure_rate_threshold),
+            "calls": rules.minimum_calls,
+            **window,
+        }
+        found.append((text, ["failure_rate_threshold", "minimum_calls", "failure_window"]))
+    if rules.slow_call_duration is not None:
+        text = _(
+            "Opens when %(share)s of at least %(calls)d calls within %(window)s take %(slow)s or "
+            "longer."
+        ) % {
+            "share": percent(rules.slow_call_rate_threshold),
+            "calls": rules.minimum_calls,
+            "slow": length(rules.slow_call_duration),
+            **window,
+        }
+        names = ["slow_call_duration", "slow_call_rate_threshold", "minimum_calls"]
+        found.append((text, [*names, "failure_window"]))
+    if rules.consecutive_failures is not None:
+        text = ngettext(
+            "Opens after %(count)d failure in one process.",
+            "Opens after %(count)d failures in a row in one process.",
+            rules.consecutive_failures,
+        ) % {"count": rules.consecutive_failures}
+        found.append((text, ["consecutive_failures"]))
+    if rules.quorum > 1:
+        text = _("Opens for all only when %(count)d hosts have seen failures.")
+        found.append((text % {"count": rules.quorum}, ["quorum"]))
+    return found
+
+
+def _recovery(rules: Policy) -> list[tuple[str, list[str]]]:
+    wait = length(rules.recovery_timeout)
+    found = [(_("Tries again after %(wait)s.") % {"wait": wait}, ["recovery_timeout"])]
+    if rules.recovery_backoff > 1:
+        text = _("Waits %(times)s times as long after each failed trial, up to %(most)s.") % {
+            "times": f"{rules.recovery_backoff:g}",
+            "most": length(rules.wait_max),
+        }
+        found.append((text, ["recovery_backoff", "recovery_timeout_max"]))
+    if rules.recovery_jitter:
+        text = _("Waits up to %(share)s longer by chance.")
+        found.append((text % {"share": percent(rules.recovery_jitter)}, ["recovery_jitter"]))
+    text = ngettext(
+        "Closes after %(count)d successful trial.",
+        "Closes after %(count)d successful trials.",
+        rules.success_threshold,
+    )
+    found.append((text % {"count": rules.success_threshold}, ["success_threshold"]))
+    text = ngettext(
+        "Lets %(count)d trial run at a time, and counts it as lost after %(lease)s.",
+        "Lets %(count)d trials run at a time, and counts each as lost after %(lease)s.",
+        rules.half_open_max_calls,
+    ) % {"count": rules.half_open_max_calls, "lease": length(rules.trial_timeout)}
+    found.append((text, ["half_open_max_calls", "trial_timeout"]))
+    if rules.ramp_up:
+        text = _("Admits a growing share of the calls in the %(span)s after it has closed.")
+        found.append((text % {"span": length(rules.ramp_up)}, ["ramp_up"]))
+    if rules.initial_mode is not Mode.AUTO:
+        mode = LOOKS[_OF_MODES[Mode(rules.initial_mode)]]
+        found.append((_("Begins in the mode “%(mode)s”.") % {"mode": mode}, ["initial_mode"]))
+    return found
+
+
+def next_trial(seconds: float) -> str:
+    """A countdown, as it is when the page is made."""
+    if not seconds:
+        return _("next trial now")
+    return _("next trial in %(length)s") % {"length": length(math.ceil(seconds))}
+
+
+def of_the_script() -> dict[str, str]:
+    """What the page's script says by itself; ``%s`` is a number, or hours, minutes and seconds."""
+    return {
+        "said": _("%(name)s is now: %(state)s. %(reason)s"),
+        "age": _("Updated %s s ago."),
+        "lost": _("No answer; the next try is in %s s."),
+        "paused": _("Updates are stopped."),
+        "ended": _("Your session has ended: log in again to see what is true now."),
+        "stop": _("Stop updates"),
+        "go": _("Resume updates"),
+        "seconds": _("next trial in %s s"),
+        "clock": _("next trial in %s"),
+        "now": _("next trial now"),
+    }

@@ -1,0 +1,165 @@
+"""What the dashboard knows of registries, whose stores may be anywhere."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from circuitbreaker_django import CircuitBackendError, Mode, operations, registries
+from circuitbreaker_django.backends.host import host_name
+from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.dashboard.keys import Key
+from circuitbreaker_django.dashboard.readings import banners, watching
+
+PAYMENTS = Key("default", "payments")
+
+
+def levels_and_texts():
+    with watching() as seen:
+        return [(one["level"], one["text"]) for one in banners(seen.readings)]
+
+
+def break_store(location):
+    """What lies there is no store of ours."""
+    for path in location.parent.glob("circuits.v1*"):
+        path.unlink()
+    location.with_name("circuits.v1.sqlite3").mkdir()
+
+
+def test_every_registry_is_read(settings, worker, location):
+    settings.CIRCUIT_BREAKERS = {
+        **settings.CIRCUIT_BREAKERS,
+        "other": {"LOCATION": f"{location}.other", "BREAKERS": {"stock": {}}},
+    }
+    with watching() as seen:
+        assert [key.pk for key in seen.glance()] == [
+            "default:payments",
+            "default:search",
+            "other:stock",
+        ]
+    with watching(["other", "other"]) as seen:
+        assert [one.alias for one in seen.readings] == ["other"]
+
+
+def test_with_a_store_and_workers_there_is_nothing_to_say(worker):
+    worker.backend.digest = registries["default"].config.digest()
+    worker.backend._here().publish_at = 0
+    worker.backend._publish(worker.backend._here(), 1)
+    assert levels_and_texts() == []
+
+
+def test_no_store_yet_is_told(location):
+    [(level, text)] = levels_and_texts()
+    assert level == "info"
+    assert text == "No process has used a breaker of registry “default” yet."
+    assert not list(location.parent.iterdir())
+
+
+def test_other_settings_are_told(worker):
+    [(level, text)] = levels_and_texts()
+    assert level == "warning"
+    assert text.startswith("1 of 1 live processes of registry “default” runs with other settings")
+
+
+def test_a_switched_off_registry_is_told(settings, breaker_settings):
+    settings.CIRCUIT_BREAKERS = {"default": {**breaker_settings, "ENABLED": False}}
+    assert (
+        "warning",
+        "Registry “default” is switched off (ENABLED is False): all calls pass.",
+    ) in (levels_and_texts())
+
+
+def test_a_process_local_registry_is_told(settings):
+    backend = "circuitbreaker_django.backends.memory.MemoryBackend"
+    settings.CIRCUIT_BREAKERS = {"default": {"BACKEND": backend}}
+    [(level, text)] = levels_and_texts()
+    assert level == "warning"
+    assert f"those of process {os.getpid()} on {host_name()}" in text
+
+
+def test_a_lost_store_is_told_and_what_was_known_is_shown(worker, location):
+    worker.payments.trip(hold=True)
+    with watching() as seen:
+        before = seen.glance()
+    worker.backend.close()
+    break_store(location)
+    with watching() as seen:
+        [reading] = seen.readings
+        assert seen.glance() == before
+        [status] = seen.statuses([PAYMENTS]).values()
+        assert (status.mode, status.stats) == (Mode.FORCED_OPEN, None)
+        assert seen.history(PAYMENTS) == []
+        assert seen.origins(PAYMENTS) == {}
+    [(level, text)] = levels_and_texts()
+    assert level == "error"
+    assert "cannot be reached since" in text
+    assert "You see what was known at" in text
+    lost_at = reading.lost_at
+    with watching() as seen:
+        assert seen.readings[0].lost_at == lost_at
+    location.with_name("circuits.v1.sqlite3").rmdir()
+    with watching() as seen:
+        assert seen.readings[0].lost_at is None
+
+
+def test_a_store_that_was_never_reached_leaves_names(location):
+    break_store(location)
+    with watching() as seen:
+        assert seen.glance() == {PAYMENTS: None, Key("default", "search"): None}
+        assert seen.statuses([PAYMENTS]) == {}
+        assert seen.readings[0].processes == 0
+    [(_, text)] = levels_and_texts()
+    assert text.endswith("What its circuits are is not known here.")
+
+
+def test_settings_that_are_wrong_are_told(settings):
+    settings.CIRCUIT_BREAKERS = {"default": {"LOCATON": "x"}}
+    with watching() as seen:
+        assert seen.glance() == {}
+    [(level, text)] = levels_and_texts()
+    assert level == "error"
+    assert "LOCATON" in text
+
+
+def test_errors_come_first(settings, breaker_settings, worker, tmp_path):
+    (tmp_path / "other.v1.sqlite3").mkdir()
+    settings.CIRCUIT_BREAKERS = {
+        "default": breaker_settings,
+        "other": {"LOCATION": str(tmp_path / "other.sqlite3")},
+    }
+    assert [level for level, _ in levels_and_texts()] == ["error", "warning"]
+
+
+def test_history_that_is_lost_meanwhile_is_none(worker, monkeypatch):
+    def events(self, limit):
+        raise CircuitBackendError("gone")
+
+    worker.payments.trip()
+    with watching() as seen:
+        assert len(seen.history(PAYMENTS)) == 1
+        monkeypatch.setattr(SQLiteBackend, "events", events)
+        assert seen.history(PAYMENTS) == []
+
+
+def test_stores_are_let_go_of(worker, monkeypatch):
+    closed = []
+    close = operations.ControlRoom.close
+
+    def count(self):
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(operations.ControlRoom, "close", count)
+    with watching():
+        pass
+    assert len(closed) == 1
+
+
+def test_what_is_no_matter_of_stores_is_not_hidden(monkeypatch, worker):
+    def fail(self, *args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(operations.ControlRoom, "__init__", fail)
+    with pytest.raises(ZeroDivisionError), watching():
+        pass
