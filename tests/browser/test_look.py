@@ -1,0 +1,108 @@
+"""The dashboard for every eye, hand and machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.site import LIST
+
+pytestmark = pytest.mark.browser
+
+DETAIL = "default_3Asearch/change/"
+
+
+@pytest.fixture
+def busy(site):
+    """A site on which something is going on."""
+    site.break_down("search")
+    for _ in range(8):
+        site.call("search")
+    site.manage("breaker", "trip", "stock", "--for", "2h", "--reason", "maintenance")
+    site.manage("breaker", "metrics-only", "mail")
+    return site
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("view", ["list", "detail", "confirmation"])
+def test_axe_finds_no_violation(busy, visit, theme, width, view):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(
+        path=DETAIL if view == "detail" else "",
+        color_scheme=theme,
+        viewport={"width": width, "height": 900},
+        reduced_motion="reduce",
+    )
+    if view == "confirmation":
+        page.get_by_role("button", name="Hold open: stock").click()
+    else:
+        page.locator("[data-live][data-state=live]").wait_for()
+    # Of Django's own parts of the page it has some to tell, which are not ours.
+    found = Axe().run(page, context="#content").response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+@pytest.mark.parametrize("path", ["", DETAIL])
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_is_cut_off_on_a_narrow_page(busy, visit, path, width):
+    page = visit(path=path, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.querySelector('#content').scrollWidth") <= width
+
+
+@pytest.mark.parametrize("path", ["", DETAIL])
+def test_nothing_moves_for_who_asked_for_that(busy, visit, path):
+    page = visit(path=path, reduced_motion="reduce")
+    moving = "[...document.querySelectorAll('#content *')].flatMap((e) => e.getAnimations()).length"
+    assert page.evaluate(moving) == 0
+
+
+def test_with_forced_colours_a_state_still_has_a_border(busy, visit):
+    page = visit(forced_colors="active")
+    for state in page.locator(".cb-state").all():
+        assert state.evaluate("state => getComputedStyle(state).borderStyle") == "solid"
+
+
+def test_from_right_to_left(busy, visit):
+    page = visit(locale="he", extra_http_headers={"Accept-Language": "he"})
+    assert page.evaluate("document.documentElement.dir") == "rtl"
+    name = page.locator(".cb-name").first.bounding_box()
+    state = page.locator(".cb-state").first.bounding_box()
+    assert name["x"] > state["x"]
+    assert page.evaluate("document.querySelector('#content').scrollWidth") <= 1280
+
+
+def test_a_theme_that_is_chosen_by_hand(busy, visit):
+    page = visit(color_scheme="light")
+    page.evaluate("localStorage.theme = 'dark'")
+    page.goto(page.url)
+    colour = "getComputedStyle(document.querySelector('.cb-state[data-look=closed]')).color"
+    assert page.evaluate(colour) == "rgb(127, 214, 160)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>document.title = 'broken'</script>",
+        "\"'><img src=x onerror=alert(1)>",
+        "</script><b>bold</b>&amp;",
+        "\u202eright to left\u2066",
+        "x" * 500,
+    ],
+    ids=["script", "quotes", "end", "right-to-left", "long"],
+)
+def test_whatever_people_write_is_text(site, visit, text):
+    site.manage("breaker", "trip", "stock", "--hold", "--reason", text, "--actor", text)
+    for path in ("", "default_3Astock/change/"):
+        page = visit(path=path)
+        page.locator("[data-live][data-state=live]").wait_for()
+        page.wait_for_timeout(2500)  # a poll, too
+        assert page.locator("[data-cell=reason]").filter(has_text=text[:100]).count() == 1
+        assert (
+            page.locator(
+                "#content :is(img, b:not([data-count], [data-cell], [data-notice]))"
+            ).count()
+            == 0
+        )
+        assert "broken" not in page.title()
+    assert page.url.startswith(site.url + LIST)
