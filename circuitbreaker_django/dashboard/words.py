@@ -113,7 +113,7 @@ def failures(status: BreakerStatus) -> str:
     rules, parts = status.policy, []
     if rules.failure_threshold is not None:
         names = {"count": status.failures, "threshold": rules.failure_threshold}
-        parts.append(_("%(count)d of %(threshold)d") % names)
+        parts.append(_("%(count)d of %(threshold)d failures") % names)
     elif not rules.has_rates:
         text = ngettext("%(count)d failure", "%(count)d failures", status.failures)
         parts.append(text % {"count": status.failures})
@@ -123,10 +123,10 @@ def failures(status: BreakerStatus) -> str:
         )
         return "; ".join([*parts, text % {"count": status.calls_needed}])
     if status.failure_rate is not None and rules.failure_rate_threshold is not None:
-        text = _("%(rate)s failed, opens at %(threshold)s")
+        text = _("%(rate)s of %(threshold)s failed")
         parts.append(_rate(text, status.failure_rate, rules.failure_rate_threshold))
     if status.slow_rate is not None:
-        text = _("%(rate)s slow, opens at %(threshold)s")
+        text = _("%(rate)s of %(threshold)s slow")
         parts.append(_rate(text, status.slow_rate, rules.slow_call_rate_threshold))
     return "; ".join(parts)
 
@@ -190,11 +190,11 @@ def figure(counts: Iterable[Counts], most: int, bucket: int) -> dict[str, str]:
 
 
 def lengths(found: Mapping[Look, float]) -> str:
-    """For how long a circuit was what."""
+    """For how long a circuit was what; not for less than a second."""
     parts = (
         _("%(state)s %(length)s") % {"state": LOOKS[look], "length": length(round(found[look]))}
         for look in Look
-        if look in found
+        if round(found.get(look, 0))
     )
     return ", ".join(parts)
 

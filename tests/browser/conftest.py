@@ -18,7 +18,6 @@ REGISTRIES = {
         "search": {"recovery_timeout": 300},
         "stock": {"recovery_timeout": 300},
         "mail": {"recovery_timeout": 300},
-        "idle": {},
     }
 }
 

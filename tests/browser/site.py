@@ -54,8 +54,12 @@ class Site:
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        until(self.answers)
-        self.workers = self.worker_pids(enough=2)
+        try:
+            until(self.answers)
+            self.workers = self.worker_pids(enough=2)
+        except BaseException:
+            self.stop()
+            raise
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -75,22 +79,31 @@ class Site:
     def answers(self) -> bool:
         assert self.process.poll() is None, (self.home / "server.log").read_text()
         try:
-            self.call("payments")
+            self.who()
         except OSError:
             return False
         return True
 
     def call(self, name: str) -> tuple[str, int]:
-        with urllib.request.urlopen(f"{self.url}/call/{name}/", timeout=30) as answer:
-            word, pid = answer.read().decode().split()
+        """What a call to that service meets, and in which worker."""
+        word, pid = self.get(f"call/{name}/").split()
         return word, int(pid)
+
+    def who(self) -> int:
+        """The worker that answers."""
+        return int(self.get("who/"))
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"{self.url}/{path}", timeout=30) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def worker_pids(self, enough: int) -> set[int]:
         pids: set[int] = set()
 
         def have_answered() -> bool:
             with ThreadPoolExecutor(4) as pool:
-                pids.update(pid for _, pid in pool.map(self.call, ["idle"] * 4))
+                pids.update(pool.map(lambda _: self.who(), range(4)))
             return len(pids) >= enough
 
         until(have_answered)

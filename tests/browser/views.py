@@ -24,6 +24,10 @@ def call(request, name):
     return HttpResponse(f"{answer} {os.getpid()}", content_type="text/plain")
 
 
+def who(request):
+    return HttpResponse(str(os.getpid()), content_type="text/plain")
+
+
 def only_own_sources(get_response):
     """The strictest policy that Django's admin keeps before 6.1."""
 

@@ -77,7 +77,7 @@ def row(**given):
 def test_of_a_closed_circuit_there_is_little_to_say():
     shown = row(failures=1)
     assert {key: value for key, value in shown["cells"].items() if value} == {
-        "failures": "1 of 5",
+        "failures": "1 of 5 failures",
     }
     assert (shown["look"], shown["state"], shown["retry_in"]) == ("closed", "Closed", None)
     assert shown["paths"] == {}
@@ -148,7 +148,7 @@ def test_a_figure_is_of_calls_and_states():
     shown = figure(stats=STATS)
     assert shown["cells"]["sum_calls"] == "60 calls"
     assert shown["cells"]["states"] == "Closed 1 h"
-    assert shown["cells"]["failures"] == "0 of 5"
+    assert shown["cells"]["failures"] == "0 of 5 failures"
     assert shown["paths"]["bar_ok"]
     assert shown["paths"]["strip_closed"] == "M0.0 0.0h1000.0v100.0h-1000.0z"
 

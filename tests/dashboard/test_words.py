@@ -109,16 +109,20 @@ RATES = {"failure_rate_threshold": 0.5, "slow_call_duration": 2.0, "slow_call_ra
 @pytest.mark.parametrize(
     ("policy", "given", "text"),
     [
-        ({}, {"failures": 2}, "2 of 5"),
+        ({}, {"failures": 2}, "2 of 5 failures"),
         ({"consecutive_failures": 3}, {"failures": 1}, "1 failure"),
         ({"consecutive_failures": 3}, {"failures": 0}, "0 failures"),
-        ({"slow_call_duration": 2.0}, {"slow_rate": 0.5}, "50 % slow, opens at 100 %"),
+        ({"slow_call_duration": 2.0}, {"slow_rate": 0.5}, "50 % of 100 % slow"),
         (RATES, {"calls_needed": 4}, "rates need 4 more calls"),
-        ({**RATES, "failure_threshold": 9}, {"calls_needed": 1}, "0 of 9; rates need 1 more call"),
+        (
+            {**RATES, "failure_threshold": 9},
+            {"calls_needed": 1},
+            "0 of 9 failures; rates need 1 more call",
+        ),
         (
             RATES,
             {"failure_rate": 0.125, "slow_rate": 0.0},
-            "12.5 % failed, opens at 50 %; 0 % slow, opens at 25 %",
+            "12.5 % of 50 % failed; 0 % of 25 % slow",
         ),
     ],
 )
@@ -175,7 +179,10 @@ def test_a_chart_in_numbers():
 
 
 def test_for_how_long_it_was_what():
-    assert words.lengths({Look.CLOSED: 3480.2, Look.OPEN: 119.6}) == "Open 2 min, Closed 58 min"
+    assert (
+        words.lengths({Look.CLOSED: 3480.2, Look.OPEN: 119.6, Look.HALF_OPEN: 0.1})
+        == "Open 2 min, Closed 58 min"
+    )
 
 
 def test_a_countdown():
