@@ -13,7 +13,7 @@ REMEDY_ := there is no "$(PYTHON)" here: install Python 3.11 or newer, or name i
 REMEDY_old := "$(PYTHON)" is older than Python 3.11: install a newer one and name it: make PYTHON=python3.13
 REMEDY_bare := "$(PYTHON)" lacks the module venv: install it (on Debian and Ubuntu: apt install python3-venv)
 
-.PHONY: test demo bench lint typing tox clean
+.PHONY: test demo screenshots bench lint typing tox clean
 
 test: $(VENV)/.test
 	$(BIN)/coverage erase
@@ -23,6 +23,9 @@ test: $(VENV)/.test
 
 demo: $(VENV)/.example
 	$(BIN)/python example_project/demo.py $(ARGS)
+
+screenshots: $(VENV)/.browser
+	$(BIN)/python -m tests.browser.screenshots
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -42,7 +45,7 @@ clean:
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox build dist mutants
 
 # One stamp for each dependency group, one for the environment itself: another Python makes it anew.
-$(VENV)/.test $(VENV)/.example $(VENV)/.bench $(VENV)/.lint $(VENV)/.typing $(VENV)/.tox: $(VENV)/.%: pyproject.toml $(VENV)/.python-$(FOUND)
+$(VENV)/.test $(VENV)/.example $(VENV)/.browser $(VENV)/.bench $(VENV)/.lint $(VENV)/.typing $(VENV)/.tox: $(VENV)/.%: pyproject.toml $(VENV)/.python-$(FOUND)
 	$(BIN)/pip install --quiet --group $* --editable .
 	touch $@
 
