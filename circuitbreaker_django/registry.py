@@ -89,7 +89,8 @@ class Registry(Mapping[str, CircuitBreaker]):
         self._clock = clock
         self._home: Home | None = None
         self._breakers: dict[str, CircuitBreaker] = {}
-        self._named = frozenset(name for name in config.breakers if not families.is_pattern(name))
+        self._patterns = [name for name in config.breakers if families.is_pattern(name)]
+        self._named = frozenset(config.breakers).difference(self._patterns)
         self._families: dict[str, Family] = {}
         self._members = Members(config.max_breakers)
         #: Breakers by key that operators were told of: so few in all, for they are told for days.
@@ -160,7 +161,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         declared = self.declared(family)
         if declared is not None and declared.keyed:
             return family
-        patterns = families.matching(name, self.config.breakers) if key else []
+        patterns = families.matching(name, self._patterns) if key else []
         start = f"{family}{families.COLON}"
         return family if any(pattern.startswith(start) for pattern in patterns) else ""
 
@@ -199,7 +200,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         for declared in (self.declared(family), self.declared(name)):
             if declared is not None:
                 yield declared.where, declared.policy
-        for key in (family, *families.matching(name, entries), name):
+        for key in (family, *families.matching(name, self._patterns), name):
             if key in entries:
                 yield conf.where(self.config.alias, "BREAKERS", key), entries[key]
 

@@ -27,6 +27,7 @@ def site(tmp_path_factory):
     home = tmp_path_factory.mktemp("site")
     location = str(home / "circuits.sqlite3")
     site = Site(home, {"default": {"LOCATION": location, **REGISTRIES}})
+    site.answers_of_all("mail")  # so that there is a store, and both workers use it
     yield site
     site.stop()
 

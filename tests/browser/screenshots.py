@@ -27,6 +27,13 @@ BREAKERS: dict[str, Any] = {
 }
 
 
+LOOKS: dict[str, Any] = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1360, "height": 760}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1360, "height": 760}},
+    "mobile": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
+
+
 class ShopWithPast:
     """A store in which something has happened within the last hour."""
 
@@ -44,7 +51,7 @@ class ShopWithPast:
     def fail(self, ago: float, times: int) -> None:
         self.ago = ago
         for _ in range(times):
-            with contextlib.suppress(ConnectionError, Exception):
+            with contextlib.suppress(ConnectionError):
                 self.payments.call(_time_out)
 
     def succeed(self, ago: float) -> None:
@@ -127,11 +134,7 @@ def main() -> None:
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         stack.callback(browser.close)
-        for name, options in (
-            ("light", {"color_scheme": "light", "viewport": {"width": 1360, "height": 760}}),
-            ("dark", {"color_scheme": "dark", "viewport": {"width": 1360, "height": 760}}),
-            ("mobile", {"color_scheme": "light", "viewport": {"width": 390, "height": 844}}),
-        ):
+        for name, options in LOOKS.items():
             page = browser.new_context(**options, reduced_motion="reduce").new_page()
             page.goto(site.url + LIST)
             page.fill("#id_username", "anna")
