@@ -27,6 +27,7 @@ from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Ev
 from circuitbreaker_django.core.errors import CircuitBackendError, UnknownBreakerError
 from circuitbreaker_django.core.policy import MAX_DURATION, POLICY_FIELDS, Policy, micros, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.declarations import Declared
 from circuitbreaker_django.registry import Registry, in_test_environment
 
 #: Events that are looked through for those that were asked for.
@@ -221,8 +222,11 @@ class ControlRoom:
             there = {key: value for key, value in published.policy.items() if key in POLICY_FIELDS}
             differing = [key for key, value in there.items() if value != getattr(known, key)]
             places |= dict.fromkeys(differing, published.where)
-        for place, said in self.registry.sources_of(name):
-            places |= dict.fromkeys(said, place)
+        for source, said in self.registry.sources_of(name):
+            if isinstance(source, Declared):
+                places |= dict.fromkeys(said, source.where)
+            else:
+                places |= dict.fromkeys(said, conf.where(config.alias, "BREAKERS", source))
         return places
 
     # -- steering ---------------------------------------------------------------------------

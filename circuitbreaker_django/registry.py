@@ -188,8 +188,8 @@ class Registry(Mapping[str, CircuitBreaker]):
         """What code and settings say of this breaker, of each option what counts."""
         return {key: value for _, said in self.sources_of(name) for key, value in said.items()}
 
-    def sources_of(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Who says what of this breaker, with the place. Key by key the later one counts:
+    def sources_of(self, name: str) -> Iterator[tuple[Declared | str, Mapping[str, Any]]]:
+        """Code, and keys of ``BREAKERS``, and what each says of this breaker; the later one counts:
 
         - what code declares; of a breaker by key first what it declares of the family
         - of a breaker by key, ``BREAKERS[family]``
@@ -199,10 +199,10 @@ class Registry(Mapping[str, CircuitBreaker]):
         family, entries = self.family_of(name), self.config.breakers
         for declared in (self.declared(family), self.declared(name)):
             if declared is not None:
-                yield declared.where, declared.policy
+                yield declared, declared.policy
         for key in (family, *families.matching(name, self._patterns), name):
             if key in entries:
-                yield conf.where(self.config.alias, "BREAKERS", key), entries[key]
+                yield key, entries[key]
 
     def declaration(self, name: str) -> Declaration:
         """What operators are told of a breaker."""
