@@ -146,22 +146,20 @@ def banners(readings: Iterable[Reading]) -> list[dict[str, str]]:
 def _banners(reading: Reading) -> Iterator[dict[str, str]]:
     names: dict[str, Any] = {"registry": reading.alias}
     room = reading.room
-    if reading.lost_at is not None:
-        names |= {"time": moment(reading.lost_at).text, "problem": reading.problem}
-        text = _(
-            "The store of registry “%(registry)s” cannot be reached since %(time)s: %(problem)s."
-        )
-        if room is None:
-            text += " " + _("What its circuits are is not known here.")
-        else:
-            names["at"] = moment(reading.at).text
-            text += " " + _("You see what was known at %(at)s.")
-        yield {"level": "error", "text": text % names}
-    elif room is not None:
+    if room is not None and reading.lost_at is None:
         names |= {"pid": os.getpid(), "host": host_name(), "all": reading.processes}
         names["count"] = len(room.differing)
         for level, text in _banners_of(room):
             yield {"level": level, "text": text % names}
+        return
+    names |= {"time": moment(reading.lost_at or reading.at).text, "problem": reading.problem}
+    text = _("The store of registry “%(registry)s” cannot be reached since %(time)s: %(problem)s.")
+    if room is None:
+        text += " " + _("What its circuits are is not known here.")
+    else:
+        names["at"] = moment(reading.at).text
+        text += " " + _("You see what was known at %(at)s.")
+    yield {"level": "error", "text": text % names}
 
 
 def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str]]:

@@ -57,6 +57,11 @@ def test_a_line_runs_over_the_last_minutes_up_to_now():
     assert drawn["spark_bad"] == ""
 
 
+def test_what_was_before_is_not_in_it():
+    seen = stats([(charts.SPARKS, Counts(calls=9)), (charts.SPARKS - 1, Counts(calls=1))])
+    assert [y for _, y in points(spark(seen)["spark"])[:2]] == [0, 100]
+
+
 def test_failures_and_rejections_are_a_line_of_their_own():
     drawn = spark(stats([(1, Counts(calls=6, failures=1, rejected=2))]))
     assert [y for _, y in points(drawn["spark"])[-2:-1]] == [0]
