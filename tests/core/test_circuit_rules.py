@@ -296,9 +296,17 @@ def test_metrics_only_ends_by_itself_with_an_epoch_of_its_own():
     circuit, _ = order(NEW, CommandKind.METRICS_ONLY, duration=SECOND)
     circuit, _ = core.record(circuit, failures(circuit), POLICY, NOW)
     settled = core.settle(circuit, NOW + 5 * SECOND)
-    assert settled == replace(NEW, epoch=NOW + SECOND)
+    assert settled == replace(NEW, epoch=circuit.epoch + 1)
     late = core.record(circuit, failures(circuit, 9), POLICY, NOW + SECOND)
     assert late == (settled, ())
+
+
+def test_the_epoch_after_a_mode_that_ended_by_itself_is_the_same_by_every_clock():
+    circuit, _ = order(NEW, CommandKind.METRICS_ONLY, duration=SECOND)
+    override = circuit.override
+    assert override is not None
+    other_clock = replace(circuit, override=replace(override, until=5))
+    assert core.settle(other_clock, 5).epoch == core.settle(circuit, NOW + SECOND).epoch
 
 
 def test_metrics_only_begun_again_begins_from_what_was_set_aside():
