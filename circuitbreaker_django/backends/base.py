@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -33,6 +34,7 @@ from circuitbreaker_django.backends.store import (
     Stats,
     StoreBusy,
     StoreLost,
+    StoreUnsure,
 )
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
@@ -97,6 +99,8 @@ class Backend(abc.ABC):
     shared: ClassVar[bool] = False
     #: Whether a failing caller waits for its turn to write (only where a turn is microseconds).
     queues: ClassVar[bool] = True
+    #: Circuits that one delivery to the store is of, at most.
+    batch: ClassVar[int | None] = None
     #: Microseconds that other processes need at most to tell of their calls (rule 7).
     gathering: ClassVar[int] = 0
     #: A fingerprint of this process's settings, told to operators where circuits are shared.
@@ -507,13 +511,25 @@ class Backend(abc.ABC):
         """Whether a caller may try the store, or has to spare himself the wait."""
         return True
 
+    def _tell_lost(self, why: str) -> None:
+        """Tell once that the store cannot be used."""
+        logger.warning("circuits are this process's own until the shared store is back: %s", why)
+
+    def _tell_back(self) -> None:
+        """Tell that it can be used again."""
+        logger.info("circuits are shared again: %s", self.describe())
+
     def _flush_once(self, process: Process, patience: float) -> Changes | None:
         with process.lock:
-            evidence, self._evidence = self._evidence, {}
-            reports, self._reports = self._reports, []
+            names = list(islice(self._evidence, self.batch))
+            evidence = {name: self._evidence.pop(name) for name in names}
+            reports = self._reports[: self.batch]
+            self._reports = self._reports[len(reports) :]
         try:
             return self._deliver(evidence, reports, patience)
-        except (StoreBusy, StoreLost):
+        except (StoreBusy, StoreLost) as error:
+            if isinstance(error, StoreUnsure):
+                evidence = {}  # to count it twice would be worse; reports count once anyway
             now = self.clock()
             with process.lock:
                 for name, newer in self._evidence.items():

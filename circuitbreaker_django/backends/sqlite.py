@@ -63,12 +63,6 @@ PUBLISH_EVERY: Final = 5.0
 DECLARE_EVERY: Final = 3600.0
 #: Seconds between two looks of a process for what may go.
 CLEAN_EVERY: Final = 60.0
-#: Seconds after the loss of the store in which holds are put back (rule 21).
-REASSERT_WITHIN: Final = 10.0
-
-#: What brings a mode about, in a circuit that is in none that anybody would ask for.
-_COMMANDS: Final = {mode: kind for kind, mode in MODES.items()} | {Mode.AUTO: CommandKind.ENABLE}
-_ANY: Final = Policy(initial_mode=Mode.DISABLED)
 
 
 class SQLiteBackend(AttachedBackend):
@@ -368,15 +362,7 @@ class SQLiteBackend(AttachedBackend):
             return  # it will be forgotten
 
     def _remember_holds(self, process: SQLiteProcess, rows: Mapping[str, Circuit]) -> None:
-        now = self.clock()
-        known = {name: circuit.override for name, circuit in self._rows.items()}
-        process.holds_until = time.monotonic() + REASSERT_WITHIN
-        process.holds = {
-            name: hold
-            # Those of the store before that one, too, if they could not be put back yet.
-            for name, hold in {**process.holds, **known}.items()
-            if name not in rows and hold is not None and (hold.until is None or hold.until > now)
-        }
+        process.holds.remember(self._rows, rows, self.clock())
 
     def _put_holds_back(self, process: SQLiteProcess, patience: float) -> None:
         """Tell a store that has lost everything of the holds that were in force (rule 21)."""
@@ -387,17 +373,15 @@ class SQLiteBackend(AttachedBackend):
             with process.writing.taken(patience) as mine:
                 if not mine:
                     return
-                if time.monotonic() < process.holds_until:
+                if orders := process.holds.orders(self.clock()):
                     with self._transaction(patience) as step:
-                        for name, hold in process.holds.items():
+                        for name, (order, policy) in orders.items():
                             if step.find(name) is None:
-                                left = None if hold.until is None else max(1, hold.until - step.now)
-                                order = Command(_COMMANDS[hold.mode], left, hold.actor, hold.reason)
-                                result = core.command(step.read(name), order, _ANY, step.now)
+                                result = core.command(step.read(name), order, policy, step.now)
                                 assert result is not None
                                 step.write(name, *result)
                         changes = step.changes
-                process.holds = {}
+                process.holds.forget()
                 self._adopt(process, changes)
         except (StoreBusy, StoreLost):
             return

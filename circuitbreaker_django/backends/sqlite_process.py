@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from circuitbreaker_django.backends.holds import LostHolds
 from circuitbreaker_django.backends.process import Process, Turn
 from circuitbreaker_django.backends.sqlite_file import Inode, SQLiteFile
 from circuitbreaker_django.backends.store import Declaration
-from circuitbreaker_django.core.circuit import Override
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -58,9 +58,8 @@ class SQLiteProcess(Process):
         #: What was declared since the last publication.
         self.undeclared: dict[str, Declaration] = {}
         self.clean_at = 0.0
-        #: Holds to put back into a store that has lost them, until when.
-        self.holds: dict[str, Override] = {}
-        self.holds_until = 0.0
+        #: Holds to put back into a store that has lost them.
+        self.holds = LostHolds()
 
     def has_a_lock(self) -> bool:
         """Whether this thread holds any of them."""

@@ -27,6 +27,10 @@ class StoreLost(Exception):
     """The store cannot be used; nothing was applied."""
 
 
+class StoreUnsure(StoreLost):
+    """The store did not answer: what it was told may have been applied, or not."""
+
+
 class NoStore(StoreLost):
     """There is no store, and none was to be made."""
 
@@ -77,7 +81,11 @@ class Evidence:
             epoch=self.fence[1],
             ages=tuple(now - time for time in self.times),
             last_error=self.last_error,
-            slices=tuple(replace(one, start=one.start + ahead) for one in self.slices),
+            # In slices of the store's clock, for else each process would cut others.
+            slices=tuple(
+                replace(one, start=window.slice_start(self.policy, one.start + ahead))
+                for one in self.slices
+            ),
             streak=self.streak,
             retry_after=max(0, self.retry_at - now),
             spared=self.spared,

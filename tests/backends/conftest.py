@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ import pytest
 from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.memory import MemoryBackend
+from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from tests.backends.servers import RedisServer, short_folder
 from tests.clock import Clock
+
+#: By how many microseconds the clock of a server is ahead of those of its clients.
+AHEAD = 1_700_000_000_000_000
 
 Join = Callable[..., Backend]
 Make = Callable[..., CircuitBreaker]
@@ -43,11 +49,47 @@ def sqlite(location: Path, clock: Clock) -> Iterator[Join]:
         member.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server for all tests that do it no harm; each has a namespace of its own."""
+    for folder in short_folder():
+        server = RedisServer(folder)
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer, clock: Clock) -> Iterator[Join]:
+    """Makes members of one store on a server, each as a process of its own without threads."""
+    with closing(redis_server.client()) as client:
+        client.flushall()
+    members: list[RedisBackend] = []
+
+    def join(**options: Any) -> RedisBackend:
+        member = RedisBackend(
+            redis_server.url,
+            **{
+                "threads": False,
+                "clock": clock,
+                "server_clock": lambda: clock() + AHEAD,
+                **options,
+            },
+        )
+        member.turn_every = 0
+        members.append(member)
+        return member
+
+    yield join
+    for member in members:
+        member.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def join(request: pytest.FixtureRequest, clock: Clock) -> Join:
     """Makes members of one store; add a backend here, and the contract is tested on it."""
-    if request.param == "sqlite":
-        found: Join = request.getfixturevalue("sqlite")
+    if request.param != "memory":
+        found: Join = request.getfixturevalue(request.param)
         return found
     backend = MemoryBackend(clock=clock)
     return lambda: backend

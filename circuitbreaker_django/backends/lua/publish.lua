@@ -1,0 +1,32 @@
+-- Who is there, and what his code declares: for operators (rule 23). It also shows that the store
+-- takes what it is given. ARGV[2] is JSON.
+
+local told = cjson.decode(ARGV[2])
+if not store.look() then
+  store.make(told.seed)
+end
+redis.call('HSET', META, 'written_at', record.number(now))
+
+-- What is kept says when it was told, before a space.
+local function sweep(key, keep)
+  local all = redis.call('HGETALL', key)
+  for position = 1, #all, 2 do
+    local told_at = tonumber(string.match(all[position + 1], '^%d+'))
+    if not told_at or told_at <= now - keep or told_at > now + keep then
+      redis.call('HDEL', key, all[position])
+    end
+  end
+end
+
+local stamp = record.number(now) .. ' '
+if told.info then
+  redis.call('HSET', PROCESSES, told.process, stamp .. told.info)
+  sweep(PROCESSES, told.gone_after)
+end
+for name, text in pairs(told.declarations) do
+  redis.call('HSET', DECLARATIONS, name, stamp .. text)
+end
+if next(told.declarations) then
+  sweep(DECLARATIONS, told.keep_declared)
+end
+return { store.head() }

@@ -1,0 +1,117 @@
+-- The store: what it is, what time it is there, and its rows.
+--
+-- KEYS: meta (hash), circuits (hash), changes (sorted set), feed and events (streams), processes
+-- and declarations (hashes). ARGV[1] is the time if tests say it, else empty.
+--
+-- The rows and their order of change carry the incarnation, so that the loss of a single key is
+-- seen: then everything begins anew, as after the loss of all.
+
+local META, CIRCUITS, CHANGES, FEED, EVENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local PROCESSES, DECLARATIONS = KEYS[6], KEYS[7]
+local MARK = ''  -- no breaker has this name
+local HISTORY, RINGS = 5000, 100
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+
+local store = {}
+
+function store.look()
+  local found = redis.call('HMGET', META, 'incarnation', 'floor', 'revision')
+  local incarnation = found[1]
+  local whole = incarnation
+    and redis.call('HGET', CIRCUITS, MARK) == incarnation
+    and redis.call('ZSCORE', CHANGES, MARK)
+  store.incarnation = whole and incarnation or ''
+  store.floor = tonumber(found[2]) or 0
+  store.revision = tonumber(found[3]) or 0
+  return whole
+end
+
+-- Times that were there before stay below those that come (rules 1 and 2).
+function store.make(incarnation)
+  redis.call('DEL', CIRCUITS, CHANGES, FEED)
+  store.incarnation = incarnation
+  store.floor = math.max(now, store.floor + 1, store.revision + 1)
+  store.revision = store.floor
+  redis.call('HSET', META, 'incarnation', incarnation)
+  redis.call('HSET', META, 'floor', record.number(store.floor))
+  redis.call('HSET', META, 'revision', record.number(store.revision))
+  redis.call('HSET', CIRCUITS, MARK, incarnation)
+  redis.call('ZADD', CHANGES, 0, MARK)
+end
+
+-- What every answer begins with.
+function store.head()
+  return {
+    record.number(now),
+    store.incarnation,
+    record.number(store.floor),
+    record.number(store.revision),
+  }
+end
+
+-- -- one step: all is read and decided before anything is written -------------------------------
+
+local stored, known, events, silent = {}, {}, {}, true
+
+-- The row's text, if there is one.
+function store.find(name)
+  if stored[name] == nil then
+    stored[name] = redis.call('HGET', CIRCUITS, name)
+  end
+  return stored[name]
+end
+
+-- A circuit that has no row is closed, at the floor of all dropped rows (rule 2).
+function store.read(name)
+  if not known[name] then
+    local row = store.find(name)
+    known[name] = row and record.load(row) or circuit.new(store.floor)
+  end
+  return known[name]
+end
+
+function store.write(name, after, event)
+  known[name] = after
+  if event then
+    events[#events + 1] = name
+    events[#events + 1] = record.dump_event(event)
+    silent = false
+  end
+end
+
+-- Have the others hear of it, though it is worth no event.
+function store.ring()
+  silent = false
+end
+
+-- Returns all circuits that were looked at, and what has happened to them.
+function store.save()
+  if not silent then
+    store.revision = math.max(now, store.revision + 1)
+    local revision = record.number(store.revision)
+    redis.call('HSET', META, 'revision', revision)
+    redis.call('XADD', FEED, 'MAXLEN', '~', RINGS, revision .. '-0', 'ring', '')
+  end
+  local rows = {}
+  for name, after in pairs(known) do
+    local row = record.dump(after)
+    rows[#rows + 1] = name
+    rows[#rows + 1] = row
+    if row ~= (store.find(name) or record.dump(circuit.new(store.floor))) then
+      redis.call('HSET', CIRCUITS, name, row)
+      redis.call('ZADD', CHANGES, record.number(store.revision), name)
+    end
+  end
+  for position = 1, #events, 2 do
+    redis.call(
+      'XADD', EVENTS, 'MAXLEN', '~', HISTORY, '*', 'name', events[position],
+      'event', events[position + 1]
+    )
+  end
+  return rows, events
+end

@@ -1,0 +1,68 @@
+"""What processes publish of themselves and of breakers, as JSON text (rule 23)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Final
+
+from circuitbreaker_django.backends import host
+from circuitbreaker_django.backends.store import Declaration, ProcessInfo
+
+#: Seconds after which a silent process counts as gone.
+GONE_AFTER: Final = 15.0
+#: Seconds that a declaration is kept after it was last seen (7 days).
+KEEP_DECLARED: Final = 7 * 86400.0
+
+_TYPES: Final = {
+    "host": str,
+    "pid": int,
+    "kind": str,
+    "started": float,
+    "digest": str,
+    "pid_space": str,
+}
+
+
+def dump_process(info: ProcessInfo) -> str:
+    """A process as one line of JSON."""
+    return json.dumps(asdict(info))
+
+
+def load_process(text: str) -> ProcessInfo | None:
+    """The process; ``None`` for what another release has published unreadably."""
+    values = _object(text)
+    if any(not isinstance(values.get(key), kind) for key, kind in _TYPES.items()):
+        return None
+    return ProcessInfo(**{key: values[key] for key in _TYPES})
+
+
+def dump_declaration(declaration: Declaration) -> str:
+    """A declaration as one line of JSON, without its name."""
+    return json.dumps({"policy": dict(declaration.policy), "where": declaration.where}, default=str)
+
+
+def load_declaration(name: str, text: str) -> Declaration | None:
+    """The declaration; ``None`` for what another release has published unreadably."""
+    values = _object(text)
+    policy, where = values.get("policy"), values.get("where")
+    if not isinstance(policy, dict) or not isinstance(where, str):
+        return None
+    return Declaration(name, policy, where)
+
+
+def is_gone(info: ProcessInfo) -> bool:
+    """Whether it is known to be gone: one that was killed could not say so.
+
+    Only where its pid can be compared: in the same container of the same host.
+    """
+    here = (info.host, info.pid_space) == (host.host_name(), host.pid_space())
+    return here and not host.is_running(info.pid)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}

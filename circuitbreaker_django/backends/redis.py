@@ -1,0 +1,331 @@
+"""The backend of many hosts: circuits in Redis or Valkey.
+
+A circuit is a row of one hash, changed by scripts that do what ``core/circuit.py`` does. Each
+change adds to a short stream, which the feed of every process waits on; what it has to tell is
+then read by its revision. All keys are in one slot of a cluster.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from circuitbreaker_django.backends.base import Clock, monotonic
+from circuitbreaker_django.backends.published import (
+    GONE_AFTER,
+    KEEP_DECLARED,
+    dump_declaration,
+    dump_process,
+    is_gone,
+    load_declaration,
+    load_process,
+)
+from circuitbreaker_django.backends.redis_client import Server, from_cache, from_url
+from circuitbreaker_django.backends.redis_scripts import (
+    APPLY,
+    LOOK,
+    PUBLISH,
+    RENEW,
+    Script,
+    acquire_data,
+    as_text,
+    command_data,
+    named_event,
+    record_data,
+    report_data,
+    snapshot,
+)
+from circuitbreaker_django.backends.remote import RemoteBackend
+from circuitbreaker_django.backends.remote_store import RemoteStore, Snapshot, Teller
+from circuitbreaker_django.backends.store import (
+    Declaration,
+    Evidence,
+    Fence,
+    Order,
+    Overview,
+    ProcessInfo,
+    Report,
+    StoreBusy,
+    StoreLost,
+    StoreUnsure,
+)
+from circuitbreaker_django.core.circuit import Circuit, Event, Grant
+from circuitbreaker_django.core.errors import CircuitConflictError
+from circuitbreaker_django.core.policy import Policy, micros
+
+T = TypeVar("T")
+
+#: Of the keys and what is in them; another release may have another beside it.
+SCHEMA: Final = "v1"
+#: Rows that are read at once, about.
+PAGE: Final = 1000
+#: Entries of the history.
+HISTORY: Final = 5000
+
+_KEYS: Final = ("meta", "circuits", "changes", "feed", "events", "processes", "declarations")
+
+
+class RedisBackend(RemoteBackend):
+    """Circuits in Redis (5 or newer) or Valkey.
+
+    Args:
+        location: a URL: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` or
+            ``redis+cluster://``, or the same with ``valkey``.
+        cache: instead of that the alias of a Django cache, whose server is used. Its client is
+            not: the backend has one of its own.
+        namespace: keeps projects apart on one server.
+        alias: keeps a project's registries apart.
+        node: what counts as one where a quorum is asked for; by default the host (rule 8).
+        threads: whether this process may have threads.
+        observer: look and steer only: make no store, and do not count as a process.
+        clock: microseconds of a monotonic clock; tests inject one.
+        server_clock: microseconds of the server's clock; tests inject one.
+
+    Raises:
+        ValueError: the location cannot be used.
+        ImproperlyConfigured: there is no client's library.
+    """
+
+    def __init__(
+        self,
+        location: str | None = None,
+        *,
+        CACHE: str | None = None,
+        namespace: str = "default",
+        alias: str = "default",
+        node: str | None = None,
+        threads: bool = True,
+        observer: bool = False,
+        clock: Clock = monotonic,
+        server_clock: Clock | None = None,
+    ) -> None:
+        if (location is None) == (CACHE is None):
+            raise ValueError('give either LOCATION, a URL, or OPTIONS["CACHE"], a cache of Django')
+        self._server: Server | None = None
+        if location is not None:
+            self._server = from_url(location)
+            self._find_server: Callable[[], Server] = lambda: from_url(location)
+        else:
+            assert CACHE is not None
+            self._find_server = from_cache(CACHE)
+        # In braces what a cluster finds the slot by; quoted, so that nobody's name has any.
+        self.prefix = f"circuitbreaker:{{{quote(namespace, '')}:{quote(alias, '')}}}:{SCHEMA}:"
+        self._server_clock = server_clock
+        super().__init__(node=node, threads=threads, observer=observer, clock=clock)
+
+    @property
+    def server(self) -> Server:
+        """Where it is; of a cache found at the first use."""
+        if self._server is None:
+            self._server = self._find_server()
+        return self._server
+
+    def describe(self) -> str:
+        """The server's address; never with a password."""
+        return f"{self.server.label}, keys {self.prefix}*"
+
+    def connect(self, patience: float) -> RedisStore:
+        """A connection whose every use takes so many seconds at most; it is not opened yet."""
+        return RedisStore(lambda: self.server.client(patience), self.prefix, self._server_clock)
+
+
+class RedisStore(RemoteStore):
+    """A connection to Redis or Valkey.
+
+    Args:
+        connect: makes a client.
+        prefix: of all keys.
+        clock: the server's, if it is not to be asked.
+    """
+
+    def __init__(self, connect: Callable[[], Any], prefix: str, clock: Clock | None) -> None:
+        self._connect = connect
+        self._keys = tuple(prefix + key for key in _KEYS)
+        self._feed, self._events = self._keys[3:5]
+        self._processes, self._declarations = self._keys[5:7]
+        self._clock = clock
+        self._client: Any = None
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def look(self, since: int) -> Snapshot:
+        """What has changed after a revision, in pages."""
+
+        def look(client: Any) -> Snapshot:
+            head, rows, more = self._run(client, LOOK, since, PAGE)
+            return snapshot(head, rows, more=bool(more))
+
+        return self._read(look)
+
+    def wait(self, since: int, seconds: float) -> None:
+        """Return when there is a newer revision, or when the time is over."""
+        block = max(1, round(seconds * 1000))
+        self._read(lambda client: client.xread({self._feed: f"{since}-0"}, 1, block))
+
+    def overview(self) -> Overview:
+        """Everything, for operators."""
+        circuits: dict[str, Circuit] = {}
+        seen = Snapshot(0, 0, 1, 0, {}, more=True)
+        while seen.more:
+            seen = self.look(seen.revision)
+            circuits.update(seen.circuits)
+        processes, declarations = self._read(
+            lambda client: (client.hgetall(self._processes), client.hgetall(self._declarations))
+        )
+        infos = [
+            load_process(text)
+            for text in self._told(processes, seen.now - micros(GONE_AFTER)).values()
+        ]
+        texts = self._told(declarations, seen.now - micros(KEEP_DECLARED))
+        declared = [load_declaration(name, texts[name]) for name in sorted(texts)]
+        return Overview(
+            seen.now,
+            circuits,
+            {one.name: one for one in declared if one is not None},
+            tuple(info for info in infos if info is not None and not is_gone(info)),
+        )
+
+    def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
+        """The server's time, and the newest events, newest first."""
+        now = self.look(2**62).now
+        if not limit:
+            return now, []
+        entries = self._read(
+            lambda client: client.xrevrange(self._events, count=min(limit, HISTORY))
+        )
+        return now, self._read(lambda client: [named_event(fields) for _, fields in entries])
+
+    @staticmethod
+    def _told(texts: Mapping[bytes, bytes], since: int) -> dict[str, str]:
+        """What was told after that time, by name."""
+        found = {}
+        for name in sorted(texts):
+            stamp, _, text = texts[name].decode("utf-8", "replace").partition(" ")
+            if stamp.isdecimal() and int(stamp) > since:
+                found[name.decode("utf-8", "replace")] = text
+        return found
+
+    # -- changing ----------------------------------------------------------------------------
+
+    def deliver(
+        self, evidence: Mapping[str, Evidence], reports: Sequence[Report], teller: Teller
+    ) -> Snapshot:
+        """Count calls and take reports."""
+        operations = [
+            record_data(name, kept, teller.now, teller.origin, teller.patience)
+            for name, kept in evidence.items()
+        ]
+        operations += [report_data(report, teller.now) for report in reports]
+        return self._apply(operations, teller.before)[1]
+
+    def acquire(
+        self, name: str, fence: Fence, token: str, policy: Policy, before: int
+    ) -> tuple[Grant, Snapshot]:
+        """Ask for a trial permit."""
+        (verdict, wait), seen = self._apply([acquire_data(name, fence, token, policy)], before)
+        return Grant(verdict == b"granted", int(wait) if wait else None), seen
+
+    def command(
+        self, orders: Mapping[str, Order], before: int, *, if_lost: bool = False
+    ) -> Snapshot:
+        """Apply commands, all or none."""
+        operations = [
+            command_data(name, command, policy, if_lost)
+            for name, (command, policy) in orders.items()
+        ]
+        return self._apply(operations, before)[1]
+
+    def renew(self, incarnation: int) -> None:
+        """Take another identity."""
+        self._change(lambda client: self._run(client, RENEW, incarnation, _new_incarnation()))
+
+    def publish(
+        self, process: str, info: ProcessInfo | None, declared: Sequence[Declaration]
+    ) -> Snapshot:
+        """Write down who is there and what his code declares; makes the store."""
+        told = {
+            "seed": str(_new_incarnation()),
+            "process": process,
+            "info": info is not None and dump_process(info),
+            "declarations": {one.name: dump_declaration(one) for one in declared},
+            "gone_after": micros(GONE_AFTER),
+            "keep_declared": micros(KEEP_DECLARED),
+        }
+
+        def publish(client: Any) -> Snapshot:
+            (head,) = self._run(client, PUBLISH, as_text(told))
+            return snapshot(head, ())
+
+        return self._change(publish)
+
+    def withdraw(self, process: str) -> None:
+        """Forget a process that ends."""
+        self._change(lambda client: client.hdel(self._processes, process))
+
+    def _apply(self, operations: list[dict[str, Any]], before: int) -> tuple[Any, Snapshot]:
+        asked = {"seed": str(_new_incarnation()), "before": before, "operations": operations}
+
+        def apply(client: Any) -> tuple[Any, Snapshot]:
+            verdict, *answer = self._run(client, APPLY, as_text(asked))
+            if verdict == b"late":
+                raise StoreBusy("the store was slow, and has done nothing")
+            if verdict == b"conflict":
+                name = answer[0].decode()
+                raise CircuitConflictError(
+                    f"nothing was applied: circuit {name!r} has changed meanwhile"
+                )
+            head, answer, rows, events = answer
+            return answer, snapshot(head, rows, events)
+
+        return self._change(apply)
+
+    # -- the connection ----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        client, self._client = self._client, None
+        if client is not None:
+            try:
+                client.close()
+                client.connection_pool.disconnect()
+            except Exception:  # of a client that is broken nobody wants to hear
+                pass
+
+    def _read(self, ask: Callable[[Any], T]) -> T:
+        return self._use(ask, StoreLost)
+
+    def _change(self, ask: Callable[[Any], T]) -> T:
+        if self._client is None:
+            # What cannot be reached has not done anything, and what can be may not answer.
+            self._use(lambda client: client.ping(), StoreLost)
+        return self._use(ask, StoreUnsure)
+
+    def _use(self, ask: Callable[[Any], T], silent: type[StoreLost]) -> T:
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            return ask(self._client)
+        except (StoreBusy, CircuitConflictError):
+            raise
+        except Exception as error:  # whatever a client's library or a server comes up with
+            kind = type(error)
+            self.close()  # so that the next use asks anew where the server is
+            answered = any(one.__name__ == "ResponseError" for one in kind.__mro__)
+            raise (StoreLost if answered else silent)(f"{kind.__name__}: {error}") from error
+
+    def _run(self, client: Any, script: Script, *values: Any) -> Any:
+        now = "" if self._clock is None else self._clock()
+        arguments = (len(self._keys), *self._keys, now, *values)
+        try:
+            return client.evalsha(script.sha, *arguments)
+        except Exception as error:
+            if type(error).__name__ != "NoScriptError":
+                raise
+            return client.eval(script.text, *arguments)
+
+
+def _new_incarnation() -> int:
+    """The identity of a new store (rule 1)."""
+    return secrets.randbits(63) | 1

@@ -1,0 +1,176 @@
+"""The Lua scripts, and what they are told and answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from circuitbreaker_django.backends.remote_store import Snapshot
+from circuitbreaker_django.backends.store import Evidence, Fence, Report
+from circuitbreaker_django.core.circuit import MAX_TEXT, Circuit, Command, Event
+from circuitbreaker_django.core.policy import Policy, micros
+from circuitbreaker_django.core.record import load_circuit, load_event
+
+_FOLDER: Final = Path(__file__).parent / "lua"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script, and the name that a server knows it by when it has met it."""
+
+    text: str
+    sha: str
+
+
+def _script(*names: str) -> Script:
+    text = "\n".join((_FOLDER / f"{name}.lua").read_text(encoding="utf-8") for name in names)
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+APPLY: Final = _script("record", "window", "circuit", "store", "apply")
+LOOK: Final = _script("record", "store", "look")
+PUBLISH: Final = _script("record", "store", "publish")
+RENEW: Final = _script("record", "store", "renew")
+
+
+# -- what they are told --------------------------------------------------------------------------
+
+
+def as_text(value: Any) -> str:
+    """JSON in ASCII. What may be missing is ``false``, for in Lua ``null`` would be true."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def clean(text: str) -> str:
+    """Text as circuits keep it: not too long, and nothing that is no character."""
+    return text[:MAX_TEXT].encode("utf-8", "replace").decode()
+
+
+def policy_data(policy: Policy) -> dict[str, Any]:
+    """The numbers of a policy as the scripts want them; durations in microseconds or seconds."""
+    return {
+        "failure_threshold": policy.failure_threshold or False,
+        "failure_window": micros(policy.failure_window),
+        "failure_window_seconds": policy.failure_window,
+        "failure_rate_threshold": policy.failure_rate_threshold or False,
+        "slow_call_duration": policy.slow_call_duration or False,
+        "slow_call_rate_threshold": policy.slow_call_rate_threshold,
+        "has_rates": policy.has_rates,
+        "minimum_calls": policy.minimum_calls,
+        "consecutive_failures": policy.consecutive_failures or False,
+        "quorum": policy.quorum,
+        "recovery_timeout": policy.recovery_timeout,
+        "recovery_backoff": policy.recovery_backoff,
+        "recovery_jitter": policy.recovery_jitter,
+        "wait_max": policy.wait_max,
+        "longest_wait": micros(policy.longest_wait),
+        "half_open_max_calls": policy.half_open_max_calls,
+        "success_threshold": policy.success_threshold,
+        "trial_timeout": micros(policy.trial_timeout),
+        "ramp_up": micros(policy.ramp_up),
+        "initial_mode": policy.initial_mode,
+    }
+
+
+def record_data(name: str, kept: Evidence, now: int, origin: str, patience: int) -> dict[str, Any]:
+    """What a process has seen of a circuit; ages, for the store has another clock."""
+    incarnation, epoch = kept.fence
+    return {
+        "operation": "record",
+        "name": name,
+        "incarnation": str(incarnation),
+        "epoch": epoch,
+        "policy": policy_data(kept.policy),
+        "ages": [now - time for time in kept.times],
+        "last_error": clean(kept.last_error),
+        "slices": [[now - one.start, one.calls, one.failures, one.slow] for one in kept.slices],
+        "streak": kept.streak,
+        "retry_after": max(0, kept.retry_at - now),
+        "spared": kept.spared,
+        "origin": origin,
+        "patience": patience,
+    }
+
+
+def report_data(report: Report, now: int) -> dict[str, Any]:
+    """The end of a trial."""
+    incarnation, epoch = report.fence
+    return {
+        "operation": "report",
+        "name": report.name,
+        "incarnation": str(incarnation),
+        "epoch": epoch,
+        "token": report.token,
+        "policy": policy_data(report.policy),
+        "outcome": report.outcome,
+        "last_error": clean(report.last_error),
+        "retry_after": max(0, report.retry_at - now),
+    }
+
+
+def acquire_data(name: str, fence: Fence, token: str, policy: Policy) -> dict[str, Any]:
+    """A question for a permit."""
+    incarnation, epoch = fence
+    return {
+        "operation": "acquire",
+        "name": name,
+        "incarnation": str(incarnation),
+        "epoch": epoch,
+        "token": token,
+        "policy": policy_data(policy),
+    }
+
+
+def command_data(name: str, command: Command, policy: Policy, if_lost: bool) -> dict[str, Any]:
+    """An operator's command."""
+    return {
+        "operation": "command",
+        "name": name,
+        "kind": command.kind,
+        "duration": False if command.duration is None else command.duration,
+        "actor": clean(command.actor),
+        "reason": clean(command.reason),
+        "expected_epoch": False if command.expected_epoch is None else command.expected_epoch,
+        "policy": policy_data(policy),
+        "if_lost": if_lost,
+    }
+
+
+# -- what they answer: a ValueError if it is none of ours ----------------------------------------
+
+
+def snapshot(
+    head: Sequence[bytes],
+    rows: Iterable[bytes],
+    events: Sequence[bytes] = (),
+    more: bool = False,
+) -> Snapshot:
+    """The head that every answer has, with the rows and events that follow."""
+    now, incarnation, floor, revision = head
+    return Snapshot(
+        now=int(now),
+        incarnation=int(incarnation or 0),
+        floor=max(1, int(floor)),
+        revision=int(revision),
+        circuits=_circuits(rows),
+        events=tuple(_pairs(events, load_event)),
+        more=more,
+    )
+
+
+def named_event(fields: Mapping[bytes, bytes]) -> tuple[str, Event]:
+    """An entry of the history."""
+    return fields[b"name"].decode(), load_event(fields[b"event"].decode())
+
+
+def _circuits(rows: Iterable[bytes]) -> dict[str, Circuit]:
+    return dict(_pairs(rows, load_circuit))
+
+
+def _pairs(flat: Iterable[bytes], load: Any) -> Iterable[tuple[str, Any]]:
+    names = iter(flat)
+    return ((name.decode(), load(text.decode())) for name, text in zip(names, names, strict=True))

@@ -1,0 +1,250 @@
+"""What one process holds of a store that is reached over a network, and its two threads.
+
+The *feed* hears of changes and keeps house; the *writer* does all else that needs the store. So
+no caller's thread ever waits for a network, but for the answer to what it asks the writer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from circuitbreaker_django.backends.holds import LostHolds
+from circuitbreaker_django.backends.process import Process
+from circuitbreaker_django.backends.remote_store import RemoteStore
+from circuitbreaker_django.backends.store import StoreBusy, StoreUnsure
+
+logger = logging.getLogger("circuitbreaker_django")
+
+T = TypeVar("T")
+
+#: Seconds between two rounds of either thread, if nothing happens.
+TICK: Final = 1.0
+#: Seconds between two deliveries of evidence, but for what opens a circuit (rule 7).
+FLUSH_EVERY: Final = 0.25
+#: Questions that may wait for the writer; each has a caller who waits for its answer.
+MAX_QUESTIONS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the writer is asked to do, and where the answer goes."""
+
+    ask: Callable[[RemoteStore], Any]
+    answer: Future[Any]
+
+
+class RemoteProcess(Process):
+    """What one process holds of a store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Why the store cannot be used; told once.
+        self.problem: str | None = None
+        #: By ``time.monotonic()``: since when it could not be used, and when it is tried again.
+        self.lost_at = 0.0
+        self.retry_at = 0.0
+        #: Whether the newest rows are known, and news are followed.
+        self.attached = False
+        #: Whether all rows are to be read again.
+        self.resync = False
+        self.resync_at = 0.0
+        #: The newest change that is known.
+        self.revision = 0
+        #: By how many microseconds the store's clock was ahead when it was last heard of, and when.
+        self.ahead = 0
+        self.heard_at: float | None = None
+        #: The first use; whoever comes meanwhile waits for its end, until then.
+        self.used = False
+        self.first_until: float | None = None
+        self.first = threading.Event()
+        self.started = time.time()
+        self.publish_at = 0.0
+        self.declare_at = 0.0
+        #: Before this time no caller asks the store, for it did not answer in time.
+        self.ask_at = 0.0
+        self.holds = LostHolds()
+        # The threads, whether they run, and what the writer has to do.
+        self.feed: threading.Thread | None = None
+        self.writer: threading.Thread | None = None
+        self.alive = threading.Event()
+        self.stopped = threading.Event()
+        self.mail = threading.Condition()
+        self.questions: deque[Question] = deque()
+        self.flush_at: float | None = None
+        self.flushed_at = 0.0
+        #: The writer's connection; where threads do not run, of whoever does their work.
+        self.store: RemoteStore | None = None
+        #: What this process was forked from.
+        self.left_behind: Process | None = None
+        self.turn_at = 0.0
+        self.contribute_at = 0.0
+
+    # -- what callers do ---------------------------------------------------------------------
+
+    def ask(self, ask: Callable[[RemoteStore], T], patience: float) -> T:
+        """Have the writer do something, and wait for the answer.
+
+        Raises:
+            StoreBusy: the writer did not come to it.
+            StoreUnsure: the store did not answer in time; it may yet do what it was asked.
+        """
+        question = Question(ask, Future())
+        with self.mail:
+            if len(self.questions) >= MAX_QUESTIONS or self.stopped.is_set():
+                raise StoreBusy("too much is asked of the store at once")
+            self.questions.append(question)
+            self.mail.notify()
+        try:
+            answer: T = question.answer.result(patience)
+        except FutureTimeout as error:
+            if question.answer.cancel():
+                raise StoreBusy("the store is slow") from error
+            raise StoreUnsure("the store did not answer in time") from error
+        return answer
+
+    def call_writer(self, *, urgent: bool) -> None:
+        """Have what is pending delivered: at once, or when it is time to."""
+        now = time.monotonic()
+        at = now if urgent else max(now, self.flushed_at + FLUSH_EVERY)
+        with self.mail:
+            if self.flush_at is None or at < self.flush_at:
+                self.flush_at = at
+                self.mail.notify()
+
+    # -- what the writer does ----------------------------------------------------------------
+
+    def next_question(self) -> Question | None:
+        """What is asked next; ``None`` when it is time for something else."""
+        with self.mail:
+            if not self.questions and not self.stopped.is_set():
+                now = time.monotonic()
+                self.mail.wait(TICK if self.flush_at is None else min(TICK, self.flush_at - now))
+            return self.questions.popleft() if self.questions else None
+
+    def take_flush(self) -> bool:
+        """Whether it is time to deliver; if so it is no longer."""
+        now = time.monotonic()
+        with self.mail:
+            due = self.flush_at is not None and now >= self.flush_at
+            if due:
+                self.flush_at, self.flushed_at = None, now
+        return due
+
+
+class Owner(Protocol):
+    """Whose threads they are."""
+
+    def connect(self, patience: float) -> RemoteStore:
+        """A connection whose every use takes so many seconds at most."""
+
+    def feed_round(self, process: RemoteProcess, store: RemoteStore) -> None:
+        """One round of the feed, of a second or so."""
+
+    def write_round(
+        self, process: RemoteProcess, store: RemoteStore, question: Question | None
+    ) -> None:
+        """One round of the writer."""
+
+
+def start_threads(owner: Owner, process: RemoteProcess, patience: float) -> bool:
+    """Start both; whether that could be done.
+
+    Args:
+        owner: whose they are; they end when it is gone.
+        process: this process.
+        patience: seconds that any use of their connections may take.
+    """
+    with process.lock:
+        if process.writer is not None:
+            return True
+        threads = [
+            threading.Thread(
+                target=run,
+                args=(weakref.ref(owner), process, patience),
+                name=f"circuitbreaker-{run.__name__.removeprefix('run_')}",
+                daemon=True,
+            )
+            for run in (run_writer, run_feed)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError:
+            process.stopped.set()  # the one that could be started ends
+            return False
+        process.writer, process.feed = threads
+    return True
+
+
+def run_feed(reference: weakref.ref[Owner], process: RemoteProcess, patience: float) -> None:
+    """Follow the news until the owner is gone."""
+    patience += TICK  # which it may take to hear of anything
+    _run(reference, process, patience, lambda owner, store: owner.feed_round(process, store))
+
+
+def run_writer(reference: weakref.ref[Owner], process: RemoteProcess, patience: float) -> None:
+    """Do what is asked and deliver what is due, until the owner is gone."""
+
+    def turn(owner: Owner, store: RemoteStore) -> None:
+        owner.write_round(process, store, question)
+
+    question: Question | None = None
+
+    def wait() -> None:
+        nonlocal question
+        question = process.next_question()
+
+    _run(reference, process, patience, turn, wait)
+    with process.mail:
+        left = list(process.questions)
+        process.questions.clear()
+    for one in left:
+        answer(one, StoreBusy("the store was closed"))
+
+
+def answer(question: Question, given: object) -> None:
+    """Give the answer, or an exception, to whoever may no longer wait for it."""
+    try:
+        if isinstance(given, BaseException):
+            question.answer.set_exception(given)
+        else:
+            question.answer.set_result(given)
+    except InvalidStateError:
+        pass
+
+
+def _run(
+    reference: weakref.ref[Owner],
+    process: RemoteProcess,
+    patience: float,
+    turn: Callable[[Owner, RemoteStore], None],
+    wait: Callable[[], None] = lambda: None,
+) -> None:
+    store: RemoteStore | None = None
+    process.alive.set()
+    try:
+        while not process.stopped.is_set():
+            wait()
+            owner = reference()
+            if owner is None:
+                process.stopped.set()
+                break
+            try:
+                store = store or owner.connect(patience)
+                turn(owner, store)
+            except Exception:
+                logger.exception("a thread of a circuit store failed")
+                process.stopped.wait(TICK)
+            del owner
+    finally:
+        if store is not None:
+            store.close()

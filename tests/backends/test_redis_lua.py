@@ -1,0 +1,288 @@
+"""The scripts on a real server against ``core/circuit.py``, on whatever circuits and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
+from circuitbreaker_django.backends.redis_scripts import clean
+from circuitbreaker_django.backends.remote_store import Snapshot, Teller
+from circuitbreaker_django.backends.store import Evidence, Report
+from circuitbreaker_django.core import circuit as core
+from circuitbreaker_django.core.circuit import (
+    Circuit,
+    Command,
+    CommandKind,
+    Event,
+    Override,
+    Permit,
+    Witness,
+)
+from circuitbreaker_django.core.errors import CircuitConflictError
+from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.record import dump_circuit
+from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
+from circuitbreaker_django.core.window import Slice
+from tests.backends.servers import RedisServer
+from tests.clock import Clock
+
+SECOND = 1_000_000
+#: The time of the server; of this century, so that numbers are as long as they will be.
+NOW = 1_795_601_209_998_994
+#: That of the process.
+OWN = 12_692_829_007
+NEVER = 2**52
+
+ages = st.integers(-3 * SECOND, 12 * SECOND)
+moments = ages.map(lambda age: NOW - age)
+past = st.one_of(st.just(0), moments)
+ends = st.one_of(moments, st.integers(NOW, NOW + 7200 * SECOND))
+small = st.integers(0, 4)
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+long_texts = st.one_of(texts, st.just("é" * 600))
+tokens = st.sampled_from(["a", "b", "c"])
+origins = st.sampled_from(["one", "two", "three"])
+epochs = st.one_of(st.integers(1, 9), moments)
+shares = st.floats(0.05, 1)
+# Of a few lengths, so that slices and windows meet; and any.
+lengths = st.one_of(st.sampled_from([1, 2.5, 10]), st.floats(0.001, 20))
+
+slices = st.builds(Slice, start=moments, calls=small, failures=small, slow=small)
+policies = st.builds(
+    Policy,
+    failure_threshold=st.one_of(st.none(), st.integers(1, 4)),
+    failure_window=lengths,
+    failure_rate_threshold=st.one_of(st.none(), shares),
+    slow_call_duration=st.one_of(st.none(), st.sampled_from([0.25, 1, 1234567.8])),
+    slow_call_rate_threshold=shares,
+    minimum_calls=st.integers(1, 6),
+    consecutive_failures=st.one_of(st.none(), st.integers(1, 4)),
+    quorum=st.integers(1, 3),
+    recovery_timeout=lengths,
+    recovery_backoff=st.floats(1, 100),
+    recovery_timeout_max=st.one_of(st.none(), lengths),
+    recovery_jitter=st.floats(0, 1),
+    half_open_max_calls=st.integers(1, 3),
+    success_threshold=st.integers(1, 3),
+    trial_timeout=lengths,
+    ramp_up=st.one_of(st.just(0.0), lengths),
+    initial_mode=st.sampled_from(Mode),
+)
+
+
+def sorted_tuples(items: Any, by: Any = None, most: int = 5) -> Any:
+    return st.lists(items, max_size=most).map(lambda found: tuple(sorted(found, key=by)))
+
+
+overrides = st.builds(
+    Override,
+    mode=st.sampled_from(Mode),
+    epoch=epochs,
+    since=moments,
+    until=st.one_of(st.none(), ends),
+    actor=texts,
+    reason=texts,
+)
+
+
+def circuits(override: Any) -> Any:
+    return st.builds(
+        Circuit,
+        epoch=epochs,
+        state=st.sampled_from([CircuitState.CLOSED, CircuitState.OPEN]),
+        since=past,
+        retry_at=st.one_of(past, ends),
+        openings=st.one_of(small, st.just(10**6)),
+        failures=sorted_tuples(moments),
+        slices=st.lists(slices, max_size=5, unique_by=lambda one: one.start).map(
+            lambda found: tuple(sorted(found, key=lambda one: one.start))
+        ),
+        suspect_since=past,
+        witnesses=st.lists(
+            st.builds(Witness, origin=origins, seen_at=moments),
+            max_size=3,
+            unique_by=lambda one: one.origin,
+        ).map(lambda found: tuple(sorted(found, key=lambda one: one.seen_at))),
+        spared=small,
+        trials=small,
+        trial_successes=small,
+        permits=st.lists(
+            st.builds(Permit, token=tokens, expires=ends),
+            max_size=3,
+            unique_by=lambda one: one.token,
+        ).map(tuple),
+        override=override,
+        actor=texts,
+        reason=texts,
+        last_error=texts,
+    )
+
+
+with_aside = st.builds(
+    lambda override, aside: replace(override, mode=Mode.METRICS_ONLY, aside=aside),
+    overrides,
+    st.one_of(st.none(), circuits(st.none())),
+)
+any_circuit = circuits(st.one_of(st.none(), overrides, with_aside))
+
+
+class Scripts:
+    """One circuit on a server, and what scripts make of it."""
+
+    def __init__(self, store: RedisStore, client: Any, prefix: str) -> None:
+        self.store = store
+        self.client = client
+        self.prefix = prefix
+        self.incarnation = self.store.publish("process", None, ()).incarnation
+
+    def put(self, circuit: Circuit) -> None:
+        self.client.hset(self.prefix + "circuits", "payments", dump_circuit(circuit))
+
+    def row(self) -> Circuit:
+        return self.store.look(0).circuits.get("payments") or self.raw()
+
+    def raw(self) -> Circuit:
+        from circuitbreaker_django.core.record import load_circuit
+
+        return load_circuit(self.client.hget(self.prefix + "circuits", "payments").decode())
+
+
+@pytest.fixture(scope="module")
+def scripts(redis_server: RedisServer) -> Iterator[Scripts]:
+    clock = Clock(NOW)
+    backend = RedisBackend(
+        redis_server.url, namespace="lua", threads=False, clock=clock, server_clock=clock
+    )
+    store = backend.connect(5)
+    with closing(redis_server.client()) as client:
+        client.flushall()
+        yield Scripts(store, client, backend.prefix)
+    store.close()
+    backend.close()
+
+
+thorough = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def same(scripts: Scripts, seen: Snapshot, circuit: Circuit, events: tuple[Event, ...]) -> None:
+    """What the script says and has written is what Python makes of it."""
+    assert seen.circuits["payments"] == circuit
+    assert list(seen.events) == [("payments", event) for event in events]
+    assert scripts.raw() == circuit
+
+
+@thorough
+@given(
+    circuit=any_circuit,
+    policy=policies,
+    stale=st.sampled_from([0, 0, 0, 1]),
+    times=sorted_tuples(ages.map(lambda age: OWN - age)),
+    error=long_texts,
+    calls=st.lists(slices.map(lambda one: replace(one, start=one.start - NOW + OWN)), max_size=4),
+    streak=small,
+    asked=st.integers(0, 100 * SECOND),
+    spared=small,
+    origin=origins,
+    patience=st.sampled_from([0, SECOND]),
+)
+def test_counting(
+    scripts, circuit, policy, stale, times, error, calls, streak, asked, spared, origin, patience
+):
+    settled = core.settle(circuit, NOW)
+    evidence = Evidence(
+        fence=(scripts.incarnation, settled.epoch + stale),
+        policy=policy,
+        times=times,
+        last_error=error,
+        slices=tuple(calls),
+        streak=streak,
+        retry_at=OWN + asked,
+        spared=spared,
+    )
+    scripts.put(circuit)
+    seen = scripts.store.deliver(
+        {"payments": evidence}, [], Teller(OWN, origin, patience, before=NEVER)
+    )
+    batch = evidence.as_batch(OWN, NOW, origin, patience)
+    same(scripts, seen, *core.record(circuit, batch, policy, NOW))
+
+
+@thorough
+@given(
+    circuit=any_circuit, policy=policies, stale=st.sampled_from([0, 0, 0, 1]), token=tokens
+)
+def test_asking_for_a_permit(scripts, circuit, policy, stale, token):
+    epoch = core.settle(circuit, NOW).epoch + stale
+    scripts.put(circuit)
+    grant, seen = scripts.store.acquire(
+        "payments", (scripts.incarnation, epoch), token, policy, NEVER
+    )
+    after, expected, events = core.acquire(circuit, epoch, token, policy, NOW)
+    assert grant == expected
+    same(scripts, seen, after, events)
+
+
+@thorough
+@given(
+    circuit=any_circuit,
+    policy=policies,
+    stale=st.sampled_from([0, 0, 0, 1]),
+    token=tokens,
+    outcome=st.sampled_from(Outcome),
+    error=long_texts,
+    asked=st.integers(0, 100 * SECOND),
+)
+def test_the_end_of_a_trial(scripts, circuit, policy, stale, token, outcome, error, asked):
+    epoch = core.settle(circuit, NOW).epoch + stale
+    scripts.put(circuit)
+    fence = (scripts.incarnation, epoch)
+    report = Report("payments", fence, token, policy, outcome, error, OWN + asked)
+    seen = scripts.store.deliver({}, [report], Teller(OWN, "", 0, before=NEVER))
+    expected = core.report(circuit, epoch, token, outcome, policy, NOW, clean(error), asked)
+    same(scripts, seen, *expected)
+
+
+@thorough
+@given(
+    circuit=any_circuit,
+    policy=policies,
+    kind=st.sampled_from(CommandKind),
+    duration=st.one_of(st.none(), st.integers(1, 100 * SECOND)),
+    actor=long_texts,
+    reason=long_texts,
+    expected=st.sampled_from([None, None, 0, 1]),
+)
+def test_commands(scripts, circuit, policy, kind, duration, actor, reason, expected):
+    epoch = None if expected is None else circuit.epoch + expected
+    order = Command(kind, duration, actor, reason, epoch)
+    scripts.put(circuit)
+    result = core.command(circuit, order, policy, NOW)
+    if result is None:
+        with pytest.raises(CircuitConflictError, match="payments"):
+            scripts.store.command({"payments": (order, policy)}, NEVER)
+        assert scripts.raw() == circuit
+    else:
+        same(scripts, scripts.store.command({"payments": (order, policy)}, NEVER), *result)
+
+
+@thorough
+@given(circuit=any_circuit)
+@example(circuit=Circuit(1, failures=(2**53 - 1,), reason='"\\/\x00\x7f\u2028', actor="🚦"))
+def test_a_circuit_comes_back_as_it_was(scripts, circuit):
+    scripts.put(circuit)
+    order = Command(CommandKind.TRIP, expected_epoch=circuit.epoch + 1)
+    with pytest.raises(CircuitConflictError):
+        scripts.store.command({"payments": (order, Policy())}, NEVER)
+    report = Report("payments", (scripts.incarnation, 0), "", Policy(), Outcome.SUCCESS, "")
+    seen = scripts.store.deliver({}, [report], Teller(OWN, "", 0, before=NEVER))
+    assert seen.circuits["payments"] == core.settle(circuit, NOW)
