@@ -259,6 +259,9 @@ class Backend(abc.ABC):
         self._tell(view, error)
         return error
 
+    async def ask_ahead(self, view: View, policy: Policy) -> None:
+        """Ask for what :meth:`admit` may need and an event loop must not wait for."""
+
     @operation
     def finish(
         self,

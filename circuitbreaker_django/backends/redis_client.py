@@ -180,7 +180,9 @@ def from_cache(alias: str) -> Callable[[], Server]:
 
     config = settings.CACHES.get(alias)
     if config is None:
-        raise ValueError(f"CACHE {alias!r} is not in CACHES; there are {', '.join(settings.CACHES)}")
+        raise ValueError(
+            f"CACHE {alias!r} is not in CACHES; there are {', '.join(settings.CACHES)}"
+        )
     path = str(config.get("BACKEND", ""))
     if not any(word in path.lower() for word in ("redis", "valkey")):
         raise ValueError(f"CACHE {alias!r} is a {path}: its server must be Redis or Valkey")

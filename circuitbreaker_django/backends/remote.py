@@ -11,7 +11,9 @@ and for at most 50 ms for each answer of the store; all others go on with what i
 from __future__ import annotations
 
 import abc
+import asyncio
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +34,7 @@ from circuitbreaker_django.backends.process import Process, on_event_loop
 from circuitbreaker_django.backends.remote_process import (
     FLUSH_EVERY,
     TICK,
+    Asked,
     Question,
     RemoteProcess,
     answer,
@@ -57,11 +60,13 @@ from circuitbreaker_django.backends.store import (
     StoreLost,
     StoreUnsure,
 )
+from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy, micros
-from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.core.states import CircuitState, Outcome
+from circuitbreaker_django.core.trial import Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
 
 T = TypeVar("T")
@@ -138,6 +143,31 @@ class RemoteBackend(Backend):
         super().count(view, epoch, policy, **call)
         if view.is_open_alone:
             self._here().call_writer(urgent=True)  # the others are to know at once
+
+    async def ask_ahead(self, view: View, policy: Policy) -> None:
+        """Ask for a permit, if one may be had, and let the event loop go on meanwhile."""
+        self.sync()
+        process = self._here()
+        if not process.alive.is_set() or not self._wants_permit(view, policy):
+            return
+        asked = self._ask_for_permit(process, view, policy)
+        if asked is not None:
+            await asyncio.wait({asyncio.wrap_future(asked.answer)}, timeout=PERMIT_PATIENCE)
+
+    def _wants_permit(self, view: View, policy: Policy) -> bool:
+        """Whether a call would have to ask the store for a permit."""
+        with self._here().lock:
+            now = self.clock()
+            view.settle(policy, now)
+            circuit = view.circuit
+            return (
+                self.available
+                and not view.local
+                and core.counts(circuit, policy)
+                and core.automatic(circuit, policy, now).state is CircuitState.HALF_OPEN
+                and now >= view.pause_until
+                and not rides_on_a_trial(view, now)
+            )
 
     def touch(self) -> None:
         """Notice a fork that nobody was told of, and do the work of threads that do not run."""
@@ -291,9 +321,7 @@ class RemoteBackend(Backend):
             self._keep_contributions()
         self._flush(process, PERMIT_PATIENCE)
 
-    def _do(
-        self, process: RemoteProcess, ask: Callable[[RemoteStore], T], patience: float
-    ) -> T:
+    def _do(self, process: RemoteProcess, ask: Callable[[RemoteStore], T], patience: float) -> T:
         """Have the store asked by the thread that does that, which may be this one."""
         if process.alive.is_set() and threading.current_thread() is not process.writer:
             return process.ask(ask, patience)
@@ -331,8 +359,9 @@ class RemoteBackend(Backend):
             return
         finally:
             process.first.set()
+        self._give_back_permits(process)
         self._keep_contributions()
-        if self._evidence or self._reports:
+        if self._evidence:
             process.call_writer(urgent=False)
 
     def write_round(
@@ -340,12 +369,11 @@ class RemoteBackend(Backend):
     ) -> None:
         """Do what is asked, or deliver what is due."""
         process.store = store
-        if question is not None:
-            if question.answer.set_running_or_notify_cancel():
-                try:
-                    answer(question, self._try_to(process, store, question.ask))
-                except BaseException as error:
-                    answer(question, error)
+        if question is not None and question.answer.set_running_or_notify_cancel():
+            try:
+                answer(question, self._try_to(process, store, question.ask))
+            except BaseException as error:
+                answer(question, error)
         if process.attached and process.take_flush():
             self._flush_all(process)
 
@@ -413,8 +441,10 @@ class RemoteBackend(Backend):
             if not snapshot.more:
                 break
         known_here = fence == (self._incarnation, self._floor)
-        if whole and known_here and any(
-            name not in rows or rows[name].epoch < epoch for name, epoch in before.items()
+        if (
+            whole
+            and known_here
+            and any(name not in rows or rows[name].epoch < epoch for name, epoch in before.items())
         ):
             # As after the promotion of a replica: nobody would believe it any more (rule 1).
             store.renew(fence[0])
@@ -427,9 +457,7 @@ class RemoteBackend(Backend):
             self._believe(process, fence, rows)
         return True
 
-    def _believe(
-        self, process: RemoteProcess, fence: Fence, rows: Mapping[str, Circuit]
-    ) -> None:
+    def _believe(self, process: RemoteProcess, fence: Fence, rows: Mapping[str, Circuit]) -> None:
         """Believe what the store says; all of it, when it is another store than before (rule 1)."""
         incarnation, floor = fence
         if fence != (self._incarnation, self._floor):
@@ -464,9 +492,10 @@ class RemoteBackend(Backend):
         """Tell a store that has lost everything of the holds that were in force (rule 21)."""
         orders = process.holds.orders(self.clock())
         if orders:
-            self._adopt(process, self._learn(process, store.command(
-                orders, self._deadline(process), if_lost=True
-            )))
+            self._adopt(
+                process,
+                self._learn(process, store.command(orders, self._deadline(process), if_lost=True)),
+            )
         process.holds.forget()
 
     def _publish(self, process: RemoteProcess, store: RemoteStore) -> None:
@@ -567,6 +596,67 @@ class RemoteBackend(Backend):
         except StoreUnsure as error:
             self._release(process, Report(name, fence, token, policy, Outcome.IGNORED, ""))
             raise StoreBusy(str(error)) from error
+
+    def _try(self, process: Process, view: View, policy: Policy) -> Trial | None:
+        assert isinstance(process, RemoteProcess)
+        if not (on_event_loop() and process.alive.is_set() and self.available) or view.local:
+            return super()._try(process, view, policy)
+        asked = self._ask_for_permit(process, view, policy)
+        if asked is None or not asked.answer.done():
+            return None
+        with process.lock:
+            if process.asked.pop(view, None) is not asked:
+                return None  # another thread has taken it
+        return self._take_permit(process, view, policy, asked)
+
+    def _ask_for_permit(self, process: RemoteProcess, view: View, policy: Policy) -> Asked | None:
+        """The permit that is on its way, or that has come and nobody has taken."""
+        with process.lock:
+            asked = process.asked.get(view)
+            fence = (view.incarnation, view.shared_epoch)
+            if asked is not None and asked.report.fence == fence:
+                return asked
+            if not self._may_write(process):
+                return None
+            report = Report(view.name, fence, secrets.token_hex(8), policy, Outcome.IGNORED, "")
+
+            def ask(store: RemoteStore) -> Grant:
+                grant, changes = self._acquire(view.name, fence, report.token, policy, 0)
+                self._adopt(process, changes)
+                return grant
+
+            try:
+                coming = process.submit(ask)
+            except StoreBusy:
+                return None
+            asked = Asked(report, coming, time.monotonic() + PAUSE)
+            process.asked[view] = asked
+        return asked
+
+    def _take_permit(
+        self, process: RemoteProcess, view: View, policy: Policy, asked: Asked
+    ) -> Trial | None:
+        if asked.answer.exception() is not None:
+            return None
+        grant, now = asked.answer.result(), self.clock()
+        if grant.granted:
+            report = asked.report
+            expires = now + micros(policy.trial_timeout)
+            return Trial(view, report.fence, report.token, expires, local=False)
+        if grant.wait is not None:
+            view.pause_until = now + min(grant.wait, micros(PAUSE))
+        return None
+
+    def _give_back_permits(self, process: RemoteProcess) -> None:
+        """Those that nobody has taken: whoever asked for them was cancelled, or comes no more."""
+        now = time.monotonic()
+        with process.lock:
+            for view, asked in list(process.asked.items()):
+                if now >= asked.good_until and asked.answer.done():
+                    del process.asked[view]
+                    self._reports.append(asked.report)
+        if self._reports:
+            process.call_writer(urgent=True)
 
     def _release(self, process: RemoteProcess, report: Report) -> None:
         """Give back a permit that may have been granted, and spare the next callers the wait."""

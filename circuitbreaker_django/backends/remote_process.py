@@ -20,7 +20,9 @@ from typing import Any, Final, Protocol, TypeVar
 from circuitbreaker_django.backends.holds import LostHolds
 from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.remote_store import RemoteStore
-from circuitbreaker_django.backends.store import StoreBusy, StoreUnsure
+from circuitbreaker_django.backends.store import Report, StoreBusy, StoreUnsure
+from circuitbreaker_django.core.circuit import Grant
+from circuitbreaker_django.core.view import View
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -40,6 +42,21 @@ class Question:
 
     ask: Callable[[RemoteStore], Any]
     answer: Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A permit on its way to a caller who does not wait for it, for he is on an event loop.
+
+    Attributes:
+        report: what gives it back.
+        answer: whether it was granted, or for how long there will be none.
+        good_until: by ``time.monotonic()``; if nobody has taken it then, it is given back.
+    """
+
+    report: Report
+    answer: Future[Grant]
+    good_until: float
 
 
 class RemoteProcess(Process):
@@ -71,6 +88,8 @@ class RemoteProcess(Process):
         self.declare_at = 0.0
         #: Before this time no caller asks the store, for it did not answer in time.
         self.ask_at = 0.0
+        #: Permits on their way to event loops, by the view that they are for.
+        self.asked: dict[View, Asked] = {}
         self.holds = LostHolds()
         # The threads, whether they run, and what the writer has to do.
         self.feed: threading.Thread | None = None
@@ -90,12 +109,11 @@ class RemoteProcess(Process):
 
     # -- what callers do ---------------------------------------------------------------------
 
-    def ask(self, ask: Callable[[RemoteStore], T], patience: float) -> T:
-        """Have the writer do something, and wait for the answer.
+    def submit(self, ask: Callable[[RemoteStore], T]) -> Future[T]:
+        """Have the writer do something; the answer is to come.
 
         Raises:
-            StoreBusy: the writer did not come to it.
-            StoreUnsure: the store did not answer in time; it may yet do what it was asked.
+            StoreBusy: it has too much to do.
         """
         question = Question(ask, Future())
         with self.mail:
@@ -103,13 +121,22 @@ class RemoteProcess(Process):
                 raise StoreBusy("too much is asked of the store at once")
             self.questions.append(question)
             self.mail.notify()
+        return question.answer
+
+    def ask(self, ask: Callable[[RemoteStore], T], patience: float) -> T:
+        """Have the writer do something, and wait for the answer.
+
+        Raises:
+            StoreBusy: the writer did not come to it.
+            StoreUnsure: the store did not answer in time; it may yet do what it was asked.
+        """
+        coming = self.submit(ask)
         try:
-            answer: T = question.answer.result(patience)
+            return coming.result(patience)
         except FutureTimeout as error:
-            if question.answer.cancel():
+            if coming.cancel():
                 raise StoreBusy("the store is slow") from error
             raise StoreUnsure("the store did not answer in time") from error
-        return answer
 
     def call_writer(self, *, urgent: bool) -> None:
         """Have what is pending delivered: at once, or when it is time to."""

@@ -42,11 +42,11 @@ from circuitbreaker_django.backends.store import (
     StoreLost,
 )
 from circuitbreaker_django.core import circuit as core
-from circuitbreaker_django.core.circuit import MODES, Circuit, Command, CommandKind, Event
+from circuitbreaker_django.core.circuit import Circuit, Event
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy, micros
-from circuitbreaker_django.core.states import Mode, Outcome
+from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.trial import Trial
 from circuitbreaker_django.core.view import View
 

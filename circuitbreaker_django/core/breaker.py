@@ -174,6 +174,7 @@ class CircuitBreaker:
         return self
 
     async def __aenter__(self) -> Self:
+        await self._await_permit()
         return self.__enter__()
 
     if TYPE_CHECKING:
@@ -217,6 +218,15 @@ class CircuitBreaker:
         else:
             view.gate.calls += 1.0
         return answer
+
+    async def enter_async(self) -> Admission | CircuitOpenError:
+        """:meth:`enter` on an event loop, which goes on while a permit is on its way."""
+        await self._await_permit()
+        return self.enter()
+
+    async def _await_permit(self) -> None:
+        if not self.passive and not self.view.gate.is_open:
+            await self.backend.ask_ahead(self.view, self.policy)
 
     def leave(
         self,

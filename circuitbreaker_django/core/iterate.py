@@ -103,7 +103,7 @@ def protect_async_generator(
 
     async def protected(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         breaker = resolve(*args, **kwargs)
-        admission = breaker.enter()
+        admission = await breaker.enter_async()
         if isinstance(admission, CircuitOpenError):
             try:
                 raise admission

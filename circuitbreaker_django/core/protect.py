@@ -285,7 +285,7 @@ async def run_async(
     """The whole path of an async call."""
     if breaker.passive:
         return await func(*args, **kwargs)
-    admission = breaker.enter()
+    admission = await breaker.enter_async()
     if isinstance(admission, CircuitOpenError):
         return await reject_async(admission, args, kwargs, rules)
     since, started = breaker.view.gate.since, breaker.backend.seconds()

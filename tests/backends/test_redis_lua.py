@@ -218,9 +218,7 @@ def test_counting(
 
 
 @thorough
-@given(
-    circuit=any_circuit, policy=policies, stale=st.sampled_from([0, 0, 0, 1]), token=tokens
-)
+@given(circuit=any_circuit, policy=policies, stale=st.sampled_from([0, 0, 0, 1]), token=tokens)
 def test_asking_for_a_permit(scripts, circuit, policy, stale, token):
     epoch = core.settle(circuit, NOW).epoch + stale
     scripts.put(circuit)
