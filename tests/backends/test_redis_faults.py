@@ -1,0 +1,457 @@
+"""The Redis backend with its threads, on a server that is stopped, killed, emptied and filled.
+
+Members are backends of this process with threads and connections of their own; nothing here is
+timed but for bounds that are far away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
+from circuitbreaker_django.backends import remote
+from circuitbreaker_django.backends.redis import RedisBackend
+from circuitbreaker_django.core.errors import CircuitBackendError
+from circuitbreaker_django.core.states import Mode
+from tests.backends.proxy import Proxy
+from tests.backends.servers import RedisServer, short_folder
+from tests.backends.waiting import until
+from tests.core.calls import failing, ok
+
+Live = Callable[..., CircuitBreaker]
+KEYS = ("meta", "circuits", "changes", "feed", "events", "processes", "declarations")
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server that the test may do anything to."""
+    for folder in short_folder():
+        server = RedisServer(folder)
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def live(server: RedisServer) -> Iterator[Live]:
+    """Makes a breaker of one more member; two failures open it."""
+    members: list[RedisBackend] = []
+
+    def live(name: str = "payments", url: str = "", **options: Any) -> CircuitBreaker:
+        backend = RedisBackend(url or server.url)
+        members.append(backend)
+        options = {"failure_threshold": 2, "recovery_timeout": 30, **options}
+        breaker = CircuitBreaker(name, backend=backend, **options)
+        breaker.call(ok)
+        return breaker
+
+    yield live
+    processes = [member._here() for member in members]
+    for member in members:
+        member.close()
+    for process in processes:
+        for thread in (process.feed, process.writer):
+            if thread is not None:
+                thread.join(10)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What was said of the store's loss and return, in short."""
+    caplog.set_level(logging.INFO, "circuitbreaker_django")
+
+    def lines() -> list[str]:
+        said = [record.getMessage() for record in caplog.records]
+        return [
+            "lost" if "own until" in line else "back"
+            for line in said
+            if "own until" in line or "shared again" in line
+        ]
+
+    return lines
+
+
+def is_open(breaker: CircuitBreaker) -> bool:
+    return breaker.state is CircuitState.OPEN
+
+
+def is_closed(breaker: CircuitBreaker) -> bool:
+    return breaker.state is CircuitState.CLOSED
+
+
+def is_lost(*breakers: CircuitBreaker) -> bool:
+    return all(breaker.backend.problem for breaker in breakers)
+
+
+def is_back(*breakers: CircuitBreaker) -> bool:
+    return all(breaker.backend.available for breaker in breakers)
+
+
+def works(*breakers: CircuitBreaker) -> None:
+    """A trip and a reset by one reach all the others."""
+    for breaker in breakers:
+        breaker.trip()
+        until(lambda: all(map(is_open, breakers)))
+        breaker.reset()
+        until(lambda: all(map(is_closed, breakers)))
+
+
+# -- without a fault -----------------------------------------------------------------------------
+
+
+def test_what_one_member_does_reaches_the_others(live):
+    works(live(), live(), live())
+
+
+def test_failures_of_members_are_summed(live):
+    ours, theirs = live(), live()
+    failing(ours)
+    failing(theirs)
+    until(lambda: is_open(ours) and is_open(theirs))
+
+
+def test_one_trial_at_once_over_all_members(live):
+    breakers = [live(recovery_timeout=0.2) for _ in range(4)]
+    breakers[0].trip()
+    until(lambda: all(one.state is CircuitState.HALF_OPEN for one in breakers))
+    started, passed = threading.Barrier(4), []
+    leave = threading.Event()
+
+    def trial() -> None:
+        passed.append(threading.current_thread())
+        leave.wait(10)
+
+    def call(breaker: CircuitBreaker) -> None:
+        started.wait(10)
+        try:
+            breaker.call(trial)
+        except CircuitOpenError:
+            pass
+
+    threads = [threading.Thread(target=call, args=(one,)) for one in breakers]
+    for thread in threads:
+        thread.start()
+    until(lambda: sum(not thread.is_alive() for thread in threads) == 3)
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(passed) == 1
+    until(lambda: all(map(is_closed, breakers)))
+
+
+async def test_an_event_loop_gets_its_permit_without_waiting_for_it(live):
+    breaker = live(recovery_timeout=0.1)
+    breaker.trip()
+    until(lambda: breaker.state is CircuitState.HALF_OPEN)
+
+    @breaker
+    async def tried() -> str:
+        return "tried"
+
+    assert await tried() == "tried"
+    until(lambda: is_closed(breaker))
+
+
+async def test_a_block_on_an_event_loop_gets_its_permit_too(live):
+    breaker = live(recovery_timeout=0.1)
+    breaker.trip()
+    until(lambda: breaker.state is CircuitState.HALF_OPEN)
+    async with breaker:
+        pass
+    until(lambda: is_closed(breaker))
+
+
+async def test_a_sync_call_on_an_event_loop_is_rejected_until_its_permit_has_come(live):
+    breaker = live(recovery_timeout=0.1)
+    breaker.trip()
+    until(lambda: breaker.state is CircuitState.HALF_OPEN)
+    with pytest.raises(CircuitOpenError):
+        breaker.call(ok)
+
+    def tried() -> bool:
+        try:
+            return bool(breaker.call(ok))
+        except CircuitOpenError:
+            return False
+
+    until(tried)
+
+
+async def test_a_permit_that_nobody_takes_is_given_back(live):
+    ours, theirs = live(recovery_timeout=0.1), live(recovery_timeout=0.1)
+    ours.trip()
+    until(lambda: theirs.state is CircuitState.HALF_OPEN)
+    until(lambda: ours.state is CircuitState.HALF_OPEN)
+    await ours.backend.ask_ahead(ours.view, ours.policy)
+    assert ours.backend.overview().circuits["payments"].permits
+    until(lambda: not ours.backend.overview().circuits["payments"].permits)
+
+
+# -- the server comes and goes -------------------------------------------------------------------
+
+
+def test_a_server_that_is_not_there_costs_nobody_an_error(server, live, lines):
+    server.kill()
+    breaker = live()
+    until(lambda: is_lost(breaker))
+    assert breaker.call(ok) == "ok"
+    for _ in range(2):
+        failing(breaker)
+    assert is_open(breaker)
+    with pytest.raises(CircuitBackendError):
+        breaker.reset()
+    server.start()
+    until(lambda: is_back(breaker))
+    breaker.reset()
+    works(breaker, live())
+    assert lines() == ["lost", "back"]
+
+
+def test_a_server_that_is_killed_and_comes_back_empty(server, live, lines):
+    ours, theirs, held = live(), live(), live("held")
+    held.trip(hold=True, reason="maintenance", actor="ann")
+    server.kill()
+    until(lambda: is_lost(ours, theirs, held))
+    assert ours.call(ok) == "ok"
+    assert is_open(held)
+    server.start()
+    until(lambda: is_back(ours, theirs, held))
+    works(ours, theirs)
+    until(lambda: "held" in held.backend.overview().circuits)
+    hold = held.backend.overview().circuits["held"].override
+    assert (hold.mode, hold.actor, hold.reason) == (Mode.FORCED_OPEN, "ann", "maintenance")
+    assert is_open(held)
+    assert sorted(lines()) == ["back"] * 3 + ["lost"] * 3
+
+
+def test_a_server_that_stands_still_delays_nobody_and_is_believed_again(server, live, lines):
+    ours, theirs = live(), live()
+    ours.trip()
+    until(lambda: is_open(theirs))
+    server.pause()
+    try:
+        until(lambda: is_lost(ours, theirs))
+        assert is_open(ours)
+        free = CircuitBreaker("free", failure_threshold=2, backend=ours.backend)
+        assert free.call(ok) == "ok"
+        failing(free)
+        failing(free)
+        assert is_open(free)
+        with pytest.raises(CircuitBackendError):
+            theirs.reset()
+    finally:
+        server.resume()
+    until(lambda: is_back(ours, theirs))
+    works(ours, theirs)
+    assert sorted(lines()) == ["back", "back", "lost", "lost"]
+
+
+def test_a_command_that_could_not_be_confirmed_is_not_obeyed_later(server, live):
+    breaker = live()
+    server.pause()
+    try:
+        with pytest.raises(CircuitBackendError):
+            breaker.trip()
+        time.sleep(remote.THREAD_PATIENCE + 0.2)
+    finally:
+        server.resume()
+    until(lambda: is_back(breaker))
+    assert breaker.backend.overview().circuits == {}
+
+
+def test_a_permit_of_a_server_that_stands_still_is_given_back(server, live):
+    ours, theirs = live(recovery_timeout=0.1), live(recovery_timeout=0.1)
+    ours.trip()
+    until(lambda: ours.state is CircuitState.HALF_OPEN)
+    until(lambda: theirs.state is CircuitState.HALF_OPEN)
+    server.pause()
+    try:
+        with pytest.raises(CircuitOpenError):
+            ours.call(ok)
+    finally:
+        server.resume()
+
+    def tried() -> bool:
+        try:
+            return bool(theirs.call(ok))
+        except CircuitOpenError:
+            return False
+
+    until(tried)
+    until(lambda: is_closed(ours) and is_closed(theirs))
+
+
+def test_a_process_without_its_store_runs_one_trial_of_its_own(server, live):
+    breaker = live(recovery_timeout=0.2)
+    breaker.trip()
+    server.kill()
+    until(lambda: is_lost(breaker))
+
+    def tried() -> bool:
+        try:
+            return bool(breaker.call(ok))
+        except CircuitOpenError:
+            return False
+
+    until(tried)
+    assert is_closed(breaker)
+
+
+# -- what is in it -------------------------------------------------------------------------------
+
+
+def test_the_loss_of_everything_is_survived(server, live):
+    ours, theirs, held = live(), live(), live("held")
+    ours.trip()
+    held.trip(hold=True)
+    until(lambda: is_open(theirs))
+    with closing(server.client()) as client:
+        client.flushall()
+        until(lambda: "held" in held.backend.overview().circuits)
+    assert is_open(held)
+    until(lambda: is_closed(ours) and is_closed(theirs))
+    works(ours, theirs)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_loss_of_a_key_is_survived(server, live, key):
+    ours, theirs = live(), live()
+    works(ours, theirs)
+    with closing(server.client()) as client:
+        assert client.delete(ours.backend.prefix + key) or key == "declarations"
+    works(ours, theirs)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_of_another_type_is_no_error_for_callers(server, live, lines, key):
+    ours, theirs = live(), live()
+    works(ours, theirs)
+    name = ours.backend.prefix + key
+    with closing(server.client()) as client:
+        client.delete(name)
+        client.rpush(name, "of somebody else")
+        until(lambda: is_lost(ours, theirs) or key in ("declarations", "events"))
+        for breaker in (ours, theirs):
+            assert breaker.call(ok) == "ok"
+            failing(breaker)
+        client.delete(name)
+    until(lambda: is_back(ours, theirs))
+    works(ours, theirs)
+
+
+def test_what_is_no_circuit_is_no_error_for_callers(server, live):
+    ours, theirs = live(), live()
+    ours.trip()
+    with closing(server.client()) as client:
+        client.hset(ours.backend.prefix + "circuits", "payments", "garbage")
+        with pytest.raises(CircuitBackendError):
+            ours.reset()
+        assert is_open(ours)
+        client.hdel(ours.backend.prefix + "circuits", "payments")
+    until(lambda: is_back(ours, theirs))
+    works(ours, theirs)
+
+
+def test_scripts_that_the_server_has_forgotten_are_told_again(server, live):
+    ours, theirs = live(), live()
+    with closing(server.client()) as client:
+        client.script_flush()
+    works(ours, theirs)
+    assert is_back(ours, theirs)
+
+
+def test_a_server_that_is_full_is_no_error_for_callers(server, live, lines):
+    ours, theirs = live(), live()
+    with closing(server.client()) as client:
+        client.config_set("maxmemory", 1)
+        failing(ours)
+        until(lambda: is_lost(ours, theirs))
+        failing(ours)
+        assert is_open(ours)
+        with pytest.raises(CircuitBackendError, match="maxmemory"):
+            ours.reset()
+        client.config_set("maxmemory", 0)
+    until(lambda: is_back(ours, theirs))
+    ours.reset()
+    works(ours, theirs)
+    assert sorted(lines()) == ["back", "back", "lost", "lost"]
+
+
+def test_a_server_that_only_reads_is_no_error_for_callers(server, live, lines):
+    ours, theirs = live(), live()
+    with closing(server.client()) as client:
+        client.replicaof("127.0.0.1", 1)
+        until(lambda: is_lost(ours, theirs))
+        assert ours.call(ok) == "ok"
+        client.replicaof("NO", "ONE")
+    until(lambda: is_back(ours, theirs))
+    works(ours, theirs)
+    assert sorted(lines()) == ["back", "back", "lost", "lost"]
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_changes_that_the_store_has_lost_are_believed_by_nobody(server, live, overtaken):
+    ours, theirs = live(), live()
+    ours.reset()
+    other = live("other")
+    prefix = ours.backend.prefix
+    with closing(server.client()) as client:
+        old = {key: client.dump(prefix + key) for key in KEYS}
+        ours.trip()
+        until(lambda: is_open(theirs))
+        with client.pipeline() as step:  # as a replica that is promoted too early
+            for key, value in old.items():
+                if value is not None:
+                    step.restore(prefix + key, 0, value, replace=True)
+            step.execute()
+        if overtaken:
+            other.trip()
+    for breaker in (ours, theirs):  # at the next whole look, or when somebody needs the row
+        breaker.backend._here().resync = True
+    until(lambda: is_closed(ours) and is_closed(theirs))
+    works(ours, theirs)
+
+
+# -- the network ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("fault", ["refuse", "reset", "swallow", "delay", "cut", "garbage"])
+def test_a_network_that_fails_is_no_error_for_callers(live, proxy, fault):
+    near, far = live(), live(url=proxy.url)
+    works(near, far)
+    proxy.fault = fault
+    until(lambda: is_lost(far))
+    assert far.call(ok) == "ok"
+    for _ in range(2):
+        failing(far)
+    assert is_open(far)
+    with pytest.raises(CircuitBackendError):
+        far.reset()
+    proxy.fault = None
+    until(lambda: is_back(far))
+    far.reset()
+    works(near, far)
+
+
+def test_evidence_that_may_have_been_counted_is_not_counted_twice(live, proxy):
+    near, far = live(failure_threshold=5), live(failure_threshold=5, url=proxy.url)
+    proxy.fault = "swallow"  # the server does it, and nobody hears of that
+    failing(far)
+    until(lambda: is_lost(far))
+    proxy.fault = None
+    until(lambda: is_back(far))
+    until(lambda: not far.backend._evidence)
+    assert len(near.backend.overview().circuits["payments"].failures) == 1
