@@ -450,6 +450,8 @@ class Backend(abc.ABC):
         taken, age = self._take_traffic() if due else ({}, 0)
         try:
             yield taken, age
+        except StoreUnsure:
+            raise
         except (StoreBusy, StoreLost):
             with self._here().lock:
                 for name, counts in taken.items():

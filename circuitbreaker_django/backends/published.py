@@ -34,7 +34,11 @@ def load_process(text: str) -> ProcessInfo | None:
     values = _object(text)
     if any(not isinstance(values.get(key), kind) for key, kind in _TYPES.items()):
         return None
-    return ProcessInfo(**{key: values[key] for key in _TYPES})
+    alone = values.get("alone")
+    return ProcessInfo(
+        **{key: values[key] for key in _TYPES},
+        alone=tuple(map(str, alone)) if isinstance(alone, list) else (),
+    )
 
 
 def dump_declaration(declaration: Declaration) -> str:

@@ -8,7 +8,8 @@ then read by its revision. All keys are in one slot of a cluster.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from circuitbreaker_django.backends.redis_scripts import (
     LOOK,
     PUBLISH,
     RENEW,
+    STATS,
     Script,
     acquire_data,
     as_text,
@@ -36,9 +38,10 @@ from circuitbreaker_django.backends.redis_scripts import (
     record_data,
     report_data,
     snapshot,
+    stats,
 )
 from circuitbreaker_django.backends.remote import RemoteBackend
-from circuitbreaker_django.backends.remote_store import RemoteStore, Snapshot, Teller
+from circuitbreaker_django.backends.remote_store import Counted, RemoteStore, Snapshot, Teller
 from circuitbreaker_django.backends.store import (
     Declaration,
     Evidence,
@@ -47,6 +50,7 @@ from circuitbreaker_django.backends.store import (
     Overview,
     ProcessInfo,
     Report,
+    Stats,
     StoreBusy,
     StoreLost,
     StoreUnsure,
@@ -64,7 +68,16 @@ PAGE: Final = 1000
 #: Entries of the history.
 HISTORY: Final = 5000
 
-_KEYS: Final = ("meta", "circuits", "changes", "feed", "events", "processes", "declarations")
+_KEYS: Final = (
+    "meta",
+    "circuits",
+    "changes",
+    "feed",
+    "events",
+    "processes",
+    "declarations",
+    "traffic",
+)
 
 
 class RedisBackend(RemoteBackend):
@@ -187,6 +200,16 @@ class RedisStore(RemoteStore):
             tuple(info for info in infos if info is not None and not is_gone(info)),
         )
 
+    def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
+        """The calls of breakers over time."""
+        wanted = as_text([False if names is None else list(names)])
+
+        def ask(client: Any) -> Mapping[str, Stats]:
+            now, buckets = self._run(client, STATS, wanted, int(day))
+            return stats(now, buckets, time.time())
+
+        return self._read(ask)
+
     def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
         """The server's time, and the newest events, newest first."""
         now = self.look(2**62).now
@@ -242,14 +265,21 @@ class RedisStore(RemoteStore):
         self._change(lambda client: self._run(client, RENEW, incarnation, _new_incarnation()))
 
     def publish(
-        self, process: str, info: ProcessInfo | None, declared: Sequence[Declaration]
+        self,
+        process: str,
+        info: ProcessInfo | None = None,
+        declared: Sequence[Declaration] = (),
+        counted: Counted = ({}, 0),
     ) -> Snapshot:
         """Write down who is there and what his code declares; makes the store."""
+        traffic, age = counted
         told = {
             "seed": str(_new_incarnation()),
             "process": process,
             "info": info is not None and dump_process(info),
             "declarations": {one.name: dump_declaration(one) for one in declared},
+            "traffic": traffic,
+            "age": age,
             "gone_after": micros(GONE_AFTER),
             "keep_declared": micros(KEEP_DECLARED),
         }

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from circuitbreaker_django.backends.remote_store import Snapshot
-from circuitbreaker_django.backends.store import Evidence, Fence, Report
+from circuitbreaker_django.backends.store import Evidence, Fence, Report, Stats
 from circuitbreaker_django.core.circuit import MAX_TEXT, Circuit, Command, Event
 from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.record import load_circuit, load_event
+from circuitbreaker_django.core.traffic import MINUTE, QUARTER, Bucket, Counts
 
 _FOLDER: Final = Path(__file__).parent / "lua"
+#: What the fields of traffic begin with.
+_COUNTS: Final = {name[0]: name for name in Counts._fields}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ def _script(*names: str) -> Script:
 
 APPLY: Final = _script("record", "window", "circuit", "store", "apply")
 LOOK: Final = _script("record", "store", "look")
-PUBLISH: Final = _script("record", "store", "publish")
+PUBLISH: Final = _script("record", "store", "traffic", "publish")
+STATS: Final = _script("record", "store", "traffic", "stats")
 RENEW: Final = _script("record", "store", "renew")
 
 
@@ -87,6 +91,7 @@ def record_data(name: str, kept: Evidence, now: int, origin: str, patience: int)
         "policy": policy_data(kept.policy),
         "ages": [now - time for time in kept.times],
         "last_error": clean(kept.last_error),
+        "last_message": clean(kept.last_message),
         "slices": [[now - one.start, one.calls, one.failures, one.slow] for one in kept.slices],
         "streak": kept.streak,
         "retry_after": max(0, kept.retry_at - now),
@@ -108,6 +113,7 @@ def report_data(report: Report, now: int) -> dict[str, Any]:
         "policy": policy_data(report.policy),
         "outcome": report.outcome,
         "last_error": clean(report.last_error),
+        "last_message": clean(report.last_message),
         "retry_after": max(0, report.retry_at - now),
     }
 
@@ -165,6 +171,25 @@ def snapshot(
 def named_event(fields: Mapping[bytes, bytes]) -> tuple[str, Event]:
     """An entry of the history."""
     return fields[b"name"].decode(), load_event(fields[b"event"].decode())
+
+
+def stats(
+    now: bytes, buckets: Iterable[tuple[bytes, bytes, Sequence[bytes]]], wall: float
+) -> dict[str, Stats]:
+    """The calls of breakers over time, by name."""
+    found: dict[str, dict[int, list[Bucket]]] = {}
+    for width, start, fields in buckets:
+        counts: dict[str, dict[str, int]] = {}
+        texts = (text.decode() for text in fields)
+        for field, value in zip(texts, texts, strict=True):
+            counts.setdefault(field[1:], {})[_COUNTS[field[:1]]] = int(value)
+        for name, counted in counts.items():
+            kept = found.setdefault(name, {}).setdefault(int(width), [])
+            kept.append(Bucket(int(start), Counts(**counted)))
+    return {
+        name: Stats(int(now), wall, tuple(kept.get(MINUTE, ())), tuple(kept.get(QUARTER, ())))
+        for name, kept in found.items()
+    }
 
 
 def _circuits(rows: Iterable[bytes]) -> dict[str, Circuit]:

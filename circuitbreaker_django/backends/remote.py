@@ -16,7 +16,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -56,6 +56,7 @@ from circuitbreaker_django.backends.store import (
     Overview,
     ProcessInfo,
     Report,
+    Stats,
     StoreBusy,
     StoreLost,
     StoreUnsure,
@@ -109,8 +110,10 @@ class RemoteBackend(Backend):
     gathering = micros(TICK + FLUSH_EVERY)
     #: Circuits that one delivery is of, at most.
     batch: ClassVar[int | None] = 50
-    #: Seconds between two times that a caller does the work of threads.
+    #: Seconds between two times that a caller does the work of threads, and that any answer of the
+    #: store may then take.
     turn_every = FLUSH_EVERY
+    turn_patience = PERMIT_PATIENCE
 
     def __init__(
         self,
@@ -181,6 +184,16 @@ class RemoteBackend(Backend):
         process = self._here()
         process.publish_at = process.declare_at = 0.0
 
+    def publish(self) -> None:
+        """Tell operators of this process and of what it has counted, now. Never raises."""
+        self.sync()
+        process = self._here()
+        process.stats_at = 0.0
+        try:
+            self._do(process, lambda store: self._publish(process, store), COMMAND_PATIENCE)
+        except (StoreBusy, StoreLost):
+            pass  # it is told later
+
     def order(self, orders: Mapping[str, Order]) -> Mapping[str, Circuit]:
         """Apply an operator's commands, by name of circuit: all of them or none.
 
@@ -241,6 +254,12 @@ class RemoteBackend(Backend):
         by = now - found.now
         circuits = {name: moved(circuit, by) for name, circuit in sorted(found.circuits.items())}
         return Overview(now, circuits, found.declarations, found.processes)
+
+    def stats(
+        self, names: Collection[str] | None = None, *, day: bool = False
+    ) -> Mapping[str, Stats]:
+        """The calls of breakers over time; raises ``CircuitBackendError`` without a store."""
+        return self._ask(lambda store: store.stats(names, day=day), COMMAND_PATIENCE)
 
     def events(self, limit: int = 100) -> list[tuple[str, Event]]:
         """The newest events, newest first; raises ``CircuitBackendError`` without a store."""
@@ -326,7 +345,7 @@ class RemoteBackend(Backend):
         if process.alive.is_set() and threading.current_thread() is not process.writer:
             return process.ask(ask, patience)
         if process.store is None:
-            process.store = self.connect(patience)
+            process.store = self.connect(COMMAND_PATIENCE if self.observer else self.turn_patience)
         return self._try_to(process, process.store, ask)
 
     def _try_to(
@@ -379,14 +398,14 @@ class RemoteBackend(Backend):
 
     def _keep_up(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Know what the store knows, and let it know of this process."""
-        now = time.monotonic()
         if not process.attached:
             self._attach(process, store)
         else:
+            now = time.monotonic()
             whole = process.resync or now >= process.resync_at
             if not self._look(process, store, whole=whole):
                 self._attach(process, store)  # it has lost everything
-        if now >= process.publish_at:
+        if self._is_publishing_due(process):
             self._publish(process, store)
         if process.holds:
             self._put_holds_back(process, store)
@@ -412,7 +431,7 @@ class RemoteBackend(Backend):
             self._attach(process, store)
             return
         if create:
-            store.publish(process.id, None, ())
+            store.publish(process.id)
         if not self._look(process, store, whole=True):
             raise NoStore(f"there is nothing at {self.describe()}")
         process.attached = True
@@ -499,13 +518,16 @@ class RemoteBackend(Backend):
         process.holds.forget()
 
     def _publish(self, process: RemoteProcess, store: RemoteStore) -> None:
-        """Tell operators that this process is there, and what its code declares (rule 23)."""
+        """Tell operators of this process, its code and its calls (rule 23)."""
         now = time.monotonic()
+        declare = now >= process.declare_at
+        tell = self.stats_interval > 0 and now >= process.stats_at
+        # Before what is declared is read: what comes later is for the next time.
         process.publish_at = now + PUBLISH_EVERY
-        declared: list[Declaration] = []
-        if now >= process.declare_at:
+        if declare:
             process.declare_at = now + DECLARE_EVERY
-            declared = list(self._declared.values())
+        if tell:
+            process.stats_at = now + self.stats_interval
         info = ProcessInfo(
             host.host_name(),
             process.pid,
@@ -513,14 +535,26 @@ class RemoteBackend(Backend):
             process.started,
             self.digest,
             host.pid_space(),
+            self._open_alone(),
         )
         try:
-            self._hear(process, store.publish(process.id, info, declared).now)
-        except StoreLost:
-            process.publish_at = 0.0
-            if declared:
+            with self._telling(tell) as counted:
+                declared = list(self._declared.values()) if declare else []
+                seen = store.publish(process.id, info, declared, counted)
+        except (StoreBusy, StoreLost):
+            process.publish_at = process.stats_at = 0.0
+            if declare:
                 process.declare_at = 0.0
             raise
+        self._hear(process, seen.now)
+        process.alone = info.alone
+
+    def _is_publishing_due(self, process: RemoteProcess) -> bool:
+        now = time.monotonic()
+        if self.observer:
+            return False
+        stats = self.stats_interval > 0 and now >= process.stats_at
+        return now >= process.publish_at or stats or process.alone != self._open_alone()
 
     def _leave(self, store: RemoteStore) -> None:
         """Deliver what is pending, and tell operators that this process is gone."""
@@ -528,6 +562,8 @@ class RemoteBackend(Backend):
         if process.attached:
             self._flush_all(process)
             if not self.observer:
+                process.stats_at = 0.0
+                self._publish(process, store)
                 store.withdraw(process.id)
 
     # -- what the store is told and says -----------------------------------------------------

@@ -86,6 +86,9 @@ class RemoteProcess(Process):
         self.started = time.time()
         self.publish_at = 0.0
         self.declare_at = 0.0
+        self.stats_at = 0.0
+        #: What it has told to be open here alone.
+        self.alone: tuple[str, ...] = ()
         #: Before this time no caller asks the store, for it did not answer in time.
         self.ask_at = 0.0
         #: Permits on their way to event loops, by the view that they are for.

@@ -8,7 +8,7 @@ clock, with the time that it was: so the clocks of hosts are never compared (rul
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from circuitbreaker_django.backends.store import (
@@ -19,9 +19,14 @@ from circuitbreaker_django.backends.store import (
     Overview,
     ProcessInfo,
     Report,
+    Stats,
 )
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.traffic import Counts
+
+#: Counts by name of breaker, and the microseconds in which they were counted.
+Counted = tuple[Mapping[str, Counts], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +110,22 @@ class RemoteStore(abc.ABC):
 
     @abc.abstractmethod
     def publish(
-        self, process: str, info: ProcessInfo | None, declared: Sequence[Declaration]
+        self,
+        process: str,
+        info: ProcessInfo | None = None,
+        declared: Sequence[Declaration] = (),
+        counted: Counted = ({}, 0),
     ) -> Snapshot:
-        """Write down who is there and what his code declares; makes the store if there is none."""
+        """Write down who is there, what his code declares, and what he has counted (rule 23).
+
+        It makes the store if there is none, and shows whether it takes what it is given.
+
+        Args:
+            process: its id.
+            info: nothing is said of a process that only looks.
+            declared: what is to be known for some days.
+            counted: counts by name of breaker, and the microseconds that they are of.
+        """
 
     @abc.abstractmethod
     def withdraw(self, process: str) -> None:
@@ -116,6 +134,10 @@ class RemoteStore(abc.ABC):
     @abc.abstractmethod
     def overview(self) -> Overview:
         """Everything, for operators."""
+
+    @abc.abstractmethod
+    def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
+        """The calls of breakers over time, by the store's clock."""
 
     @abc.abstractmethod
     def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
@@ -146,6 +168,7 @@ def moved(circuit: Circuit, by: int) -> Circuit:
         witnesses=tuple(replace(one, seen_at=one.seen_at + by) for one in circuit.witnesses),
         permits=tuple(replace(one, expires=one.expires + by) for one in circuit.permits),
         override=override,
+        last_error_at=_moved(circuit.last_error_at, by),
     )
 
 

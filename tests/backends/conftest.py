@@ -15,8 +15,9 @@ from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from tests.backends.servers import RedisServer, short_folder
 from tests.clock import Clock
 
-#: By how many microseconds the clock of a server is ahead of those of its clients.
-AHEAD = 1_700_000_000_000_000
+#: By how many microseconds the clock of a server is ahead of those of its clients: by quarters of
+#: an hour, so that a minute of one is a minute of the other.
+AHEAD = 1_699_999_200_000_000
 
 Join = Callable[..., Backend]
 Make = Callable[..., CircuitBreaker]
@@ -76,7 +77,7 @@ def redis(redis_server: RedisServer, clock: Clock) -> Iterator[Join]:
                 **options,
             },
         )
-        member.turn_every = 0
+        member.turn_every, member.turn_patience = 0, 20
         members.append(member)
         return member
 

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
-from circuitbreaker_django.backends.redis_scripts import clean
 from circuitbreaker_django.backends.remote_store import Snapshot, Teller
 from circuitbreaker_django.backends.store import Evidence, Report
 from circuitbreaker_django.core import circuit as core
@@ -122,6 +121,8 @@ def circuits(override: Any) -> Any:
         actor=texts,
         reason=texts,
         last_error=texts,
+        last_message=texts,
+        last_error_at=past,
     )
 
 
@@ -194,9 +195,22 @@ def same(scripts: Scripts, seen: Snapshot, circuit: Circuit, events: tuple[Event
     spared=small,
     origin=origins,
     patience=st.sampled_from([0, SECOND]),
+    message=long_texts,
 )
 def test_counting(
-    scripts, circuit, policy, stale, times, error, calls, streak, asked, spared, origin, patience
+    scripts,
+    circuit,
+    policy,
+    stale,
+    times,
+    error,
+    calls,
+    streak,
+    asked,
+    spared,
+    origin,
+    patience,
+    message,
 ):
     settled = core.settle(circuit, NOW)
     evidence = Evidence(
@@ -208,6 +222,7 @@ def test_counting(
         streak=streak,
         retry_at=OWN + asked,
         spared=spared,
+        last_message=message,
     )
     scripts.put(circuit)
     seen = scripts.store.deliver(
@@ -239,14 +254,15 @@ def test_asking_for_a_permit(scripts, circuit, policy, stale, token):
     outcome=st.sampled_from(Outcome),
     error=long_texts,
     asked=st.integers(0, 100 * SECOND),
+    message=long_texts,
 )
-def test_the_end_of_a_trial(scripts, circuit, policy, stale, token, outcome, error, asked):
+def test_the_end_of_a_trial(scripts, circuit, policy, stale, token, outcome, error, asked, message):
     epoch = core.settle(circuit, NOW).epoch + stale
     scripts.put(circuit)
     fence = (scripts.incarnation, epoch)
-    report = Report("payments", fence, token, policy, outcome, error, OWN + asked)
+    report = Report("payments", fence, token, policy, outcome, error, OWN + asked, message)
     seen = scripts.store.deliver({}, [report], Teller(OWN, "", 0, before=NEVER))
-    expected = core.report(circuit, epoch, token, outcome, policy, NOW, clean(error), asked)
+    expected = core.report(circuit, epoch, token, outcome, policy, NOW, error, asked, message)
     same(scripts, seen, *expected)
 
 

@@ -39,9 +39,7 @@ function apply.report(one)
     return
   end
   local before = store.read(one.name)
-  local after, event = circuit.report(
-    before, one.epoch, one.token, one.outcome, one.policy, now, one.last_error, one.retry_after
-  )
+  local after, event = circuit.report(before, one, one.policy, now)
   store.write(one.name, after, event)
   if #after.permits < #before.permits then
     store.ring()  -- a permit has come back: others may ask for it

@@ -38,6 +38,8 @@ function circuit.new(epoch, since)
     actor = '',
     reason = '',
     last_error = '',
+    last_message = '',
+    last_error_at = 0,
   }
 end
 
@@ -138,6 +140,7 @@ local function moved(before, after, policy, now, cause, order)
   local mode = mode_of(after, policy)
   local look = (not order and mode == 'metrics_only') and automatic or effective
   local state = look(after, policy, now)
+  local explains = not order and state == 'open'
   local seen = window.total(before.slices, policy, now)
   return after, {
     epoch = after.epoch,
@@ -149,9 +152,10 @@ local function moved(before, after, policy, now, cause, order)
     actor = order and order.actor or '',
     reason = order and order.reason or '',
     failures = math.max(seen.failures, #window.live(before.failures, policy, now)),
-    last_error = (not order and state == 'open') and after.last_error or '',
+    last_error = explains and after.last_error or '',
     calls = seen.calls,
     slow = seen.slow,
+    last_message = explains and after.last_message or '',
   }
 end
 
@@ -201,6 +205,8 @@ local function close(c, policy, now, cause, order)
   local closed = circuit.new(next_epoch(c, now), now)
   closed.reason = order and order.reason or cause
   closed.last_error = c.last_error
+  closed.last_message = c.last_message
+  closed.last_error_at = c.last_error_at
   if order then
     closed.actor = order.actor
   else
@@ -216,6 +222,14 @@ end
 function circuit.is_suspect(c, policy, now)
   local seen = window.total(c.slices, policy, now)
   return seen.failures > 0 or seen.slow > 0
+end
+
+local function with_error(c, told, at)
+  return replace(c, {
+    last_error = told.last_error,
+    last_message = told.last_message,
+    last_error_at = at,
+  })
 end
 
 local function with_witness(c, batch, times, policy)
@@ -259,8 +273,10 @@ local function with_batch(c, batch, policy, now)
   c = replace(c, {
     failures = window.add(c.failures, times, policy),
     slices = policy.has_rates and window.merge(c.slices, batch.slices, policy, now) or {},
-    last_error = #times > 0 and batch.last_error or c.last_error,
   })
+  if #times > 0 then
+    c = with_error(c, batch, math.max(unpack(times)))
+  end
   if not was_suspect and circuit.is_suspect(c, policy, now) then
     c.suspect_since = now
   end
@@ -362,17 +378,18 @@ function circuit.acquire(c, epoch, token, policy, now)
     last_error = '',
     calls = 0,
     slow = 0,
+    last_message = '',
   }
 end
 
-function circuit.report(c, epoch, token, outcome, policy, now, last_error, asked)
+function circuit.report(c, one, policy, now)
   c = circuit.settle(c, now)
-  if c.epoch ~= epoch then
+  if c.epoch ~= one.epoch then
     return c
   end
   local permits = {}
   for _, permit in ipairs(c.permits) do
-    if permit.token ~= token then
+    if permit.token ~= one.token then
       permits[#permits + 1] = permit
     end
   end
@@ -380,12 +397,12 @@ function circuit.report(c, epoch, token, outcome, policy, now, last_error, asked
     return c
   end
   c = replace(c, { permits = permits })
-  if outcome == 'ignored' then
+  if one.outcome == 'ignored' then
     return c
   end
-  if outcome == 'failure' then
-    c = replace(c, { last_error = last_error })
-    return open(c, policy, now, 'a trial failed', asked)
+  if one.outcome == 'failure' then
+    c = with_error(c, one, now)
+    return open(c, policy, now, 'a trial failed', one.retry_after)
   end
   local successes = c.trial_successes + 1
   if successes < policy.success_threshold then

@@ -29,4 +29,7 @@ end
 if next(told.declarations) then
   sweep(DECLARATIONS, told.keep_declared)
 end
+if next(told.traffic) then
+  traffic.add(told.traffic, told.age)
+end
 return { store.head() }

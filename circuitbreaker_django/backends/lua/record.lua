@@ -72,6 +72,8 @@ function record.dump(circuit)
     ',"actor":', text(circuit.actor),
     ',"reason":', text(circuit.reason),
     ',"last_error":', text(circuit.last_error),
+    ',"last_message":', text(circuit.last_message),
+    ',"last_error_at":', record.number(circuit.last_error_at),
     '}',
   }
 end
@@ -111,6 +113,7 @@ function record.dump_event(event)
     ',"last_error":', text(event.last_error),
     ',"calls":', record.number(event.calls),
     ',"slow":', record.number(event.slow),
+    ',"last_message":', text(event.last_message),
     '}',
   }
 end

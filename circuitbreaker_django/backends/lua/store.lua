@@ -1,7 +1,7 @@
 -- The store: what it is, what time it is there, and its rows.
 --
 -- KEYS: meta (hash), circuits (hash), changes (sorted set), feed and events (streams), processes
--- and declarations (hashes). ARGV[1] is the time if tests say it, else empty.
+-- and declarations (hashes), and what the hashes of traffic begin with. ARGV[1] is the time if tests say it, else empty.
 --
 -- The rows and their order of change carry the incarnation, so that the loss of a single key is
 -- seen: then everything begins anew, as after the loss of all.

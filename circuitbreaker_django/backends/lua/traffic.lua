@@ -1,0 +1,77 @@
+-- The calls of breakers over time: what core/traffic.py does, in a hash for each bucket.
+--
+-- KEYS[8] is what the names of these begin with; they end by themselves. A field is the first letter
+-- of a count, and the breaker's name.
+
+local traffic = {}
+
+local MINUTE = 60 * 1000000
+local WIDTHS = { { MINUTE, 60 }, { 15 * MINUTE, 96 } }
+local COUNTS = { 'c', 'f', 's', 'i', 'r' }
+
+local function bucket(width, start)
+  return KEYS[8] .. ':' .. record.number(width) .. ':' .. record.number(start)
+end
+
+-- Adds what was counted in so many microseconds, evenly where several buckets are due.
+function traffic.add(counted, age)
+  for _, one in ipairs(WIDTHS) do
+    local width, kept = one[1], one[2]
+    local last = now - now % width
+    local first = now - math.max(0, age)
+    local number = (last - (first - first % width)) / width + 1
+    for index = math.max(0, number - kept), number - 1 do
+      local key = bucket(width, last - (number - 1 - index) * width)
+      for name, counts in pairs(counted) do
+        for position, letter in ipairs(COUNTS) do
+          local value = counts[position]
+          local share = math.floor(value * (index + 1) / number)
+            - math.floor(value * index / number)
+          if share > 0 then
+            redis.call('HINCRBY', key, letter .. name, record.number(share))
+          end
+        end
+      end
+      redis.call('EXPIRE', key, (kept + 1) * width / 1000000)
+    end
+  end
+end
+
+-- Of each bucket that is kept its width, its beginning, and its fields.
+function traffic.read(names, day)
+  local fields = {}
+  for _, name in ipairs(names or {}) do
+    for _, letter in ipairs(COUNTS) do
+      fields[#fields + 1] = letter .. name
+    end
+  end
+  local found = {}
+  for position, one in ipairs(WIDTHS) do
+    local width, kept = one[1], one[2]
+    local last = now - now % width
+    for index = 1 - kept, (position == 1 or day) and 0 or -kept do
+      local start = last + index * width
+      local pairs_found = {}
+      if not names then
+        pairs_found = redis.call('HGETALL', bucket(width, start))
+      elseif #fields > 0 then
+        for place = 1, #fields, 1000 do
+          local part = {}
+          for each = place, math.min(place + 999, #fields) do
+            part[#part + 1] = fields[each]
+          end
+          for each, value in ipairs(redis.call('HMGET', bucket(width, start), unpack(part))) do
+            if value then
+              pairs_found[#pairs_found + 1] = part[each]
+              pairs_found[#pairs_found + 1] = value
+            end
+          end
+        end
+      end
+      if #pairs_found > 0 then
+        found[#found + 1] = { record.number(width), record.number(start), pairs_found }
+      end
+    end
+  end
+  return found
+end
