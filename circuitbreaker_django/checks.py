@@ -98,7 +98,7 @@ def _check_backend(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
 def _check_location(
     config: conf.RegistryConfig, owners: dict[tuple[str, str], str]
 ) -> Iterator[CheckMessage]:
-    if config.location is None:
+    if config.location is None or _separates(config):
         return
     owner = owners.setdefault((config.backend, config.location), config.alias)
     if owner != config.alias:
@@ -108,6 +108,13 @@ def _check_location(
             f"{config.location}.",
             "Give each registry its own, or put the breakers into one.",
         )
+
+
+def _separates(config: conf.RegistryConfig) -> bool:
+    try:
+        return bool(load_backend_class(config).separates)
+    except ImproperlyConfigured:
+        return False  # told by another check
 
 
 def _check_paths(config: conf.RegistryConfig) -> Iterator[CheckMessage]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Final, TypedDict, get_type_hints
+from typing import Annotated, Any, Final, TypedDict, Unpack, get_type_hints
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -29,6 +29,9 @@ STATS_INTERVALS: Final = (1, 60)
 DEFAULT_BACKEND: Final = "circuitbreaker_django.backends.sqlite.SQLiteBackend"
 DEFAULT_MAX_BREAKERS: Final = 1000
 MAX_MAX_BREAKERS: Final = 100_000
+MEMORY_BACKEND: Final = "circuitbreaker_django.backends.memory.MemoryBackend"
+REDIS_BACKEND: Final = "circuitbreaker_django.backends.redis.RedisBackend"
+DATABASE_BACKEND: Final = "circuitbreaker_django.backends.database.DatabaseBackend"
 
 
 #: One breaker: in ``DEFAULTS``, in ``BREAKERS`` and in ``@circuit_protected(...)``.
@@ -44,8 +47,8 @@ class RegistrySettings(TypedDict, total=False):
     LOCATION: Annotated[
         str | os.PathLike[str] | None,
         "None",
-        "Where the backend keeps them; for SQLite the path of the file. `None` or empty: a folder "
-        "in memory that all users and sessions of the host find.",
+        "Where the backend keeps them: for SQLite the path of the file, where `None` or empty is a "
+        "folder in memory that all users and sessions of the host find; for Redis a URL.",
     ]
     NAMESPACE: Annotated[
         str,
@@ -81,6 +84,44 @@ class RegistrySettings(TypedDict, total=False):
         "Breakers by key, such as `tenant:acme`, that each process keeps; 1 to 100,000. Idle ones "
         "go first. While none can, further keys share the family's common breaker.",
     ]
+
+
+def registry_from_url(url: str, **options: Unpack[RegistrySettings]) -> RegistrySettings:
+    """The settings of a registry whose backend a URL names, as an environment variable has it.
+
+    ``redis://``, ``rediss://``, ``unix://`` and what else
+    :class:`~circuitbreaker_django.backends.redis.RedisBackend` takes; ``database://default``, an
+    alias of ``DATABASES``; ``sqlite:///path`` with a relative path, ``sqlite:////path`` with an
+    absolute one, ``sqlite://`` for the default place; ``memory://``.
+
+    ``CIRCUIT_BREAKERS = {"default": registry_from_url(os.environ["CIRCUIT_BREAKERS_URL"])}``
+
+    Args:
+        url: the URL.
+        options: further keys of the registry.
+
+    Raises:
+        ImproperlyConfigured: it is no URL of a backend. The message does not show it, for it may
+            have a password.
+    """
+    scheme, separator, rest = url.partition("://")
+    found: RegistrySettings
+    if scheme.startswith(("redis", "valkey")) or scheme == "unix":
+        found = {"BACKEND": REDIS_BACKEND, "LOCATION": url}
+    elif scheme == "database":
+        found = {"BACKEND": DATABASE_BACKEND, "LOCATION": rest.strip("/") or "default"}
+    elif scheme == "sqlite":
+        found = {"BACKEND": DEFAULT_BACKEND, "LOCATION": rest.removeprefix("/") or None}
+    elif scheme == "memory":
+        found = {"BACKEND": MEMORY_BACKEND}
+    else:
+        separator = ""
+    if not separator:
+        raise ImproperlyConfigured(
+            "the URL of a registry must be redis://..., rediss://..., unix://..., "
+            "database://alias, sqlite:///path or memory://"
+        )
+    return {**found, **options}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +257,7 @@ _REGISTRY_KEYS: Final = tuple(get_type_hints(RegistrySettings))
 #: What a value must be, the same in words, and an example.
 _KINDS: Final[dict[str, tuple[Any, str, str]]] = {
     "BACKEND": (str, "a dotted path", f'"{DEFAULT_BACKEND}"'),
-    "LOCATION": (str | os.PathLike | None, "a path or None", '"/run/shop/circuits.sqlite3"'),
+    "LOCATION": (str | os.PathLike | None, "a path, a URL or None", '"/run/shop/circuits.sqlite3"'),
     "NAMESPACE": (str, "a string", '"shop"'),
     "ENABLED": (bool, "True or False", "env.bool(...), where it comes from the environment"),
     "OPTIONS": (Mapping, "a dictionary", "{}"),

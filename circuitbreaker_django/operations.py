@@ -146,6 +146,11 @@ class ControlRoom:
         return self._overview.processes
 
     @property
+    def advice(self) -> list[str]:
+        """What only the store can tell, and operators should know of."""
+        return [] if self.missing is not None else self._backend.advice()
+
+    @property
     def differing(self) -> tuple[ProcessInfo, ...]:
         """The live processes that run with other settings than this one."""
         own = self.registry.config.digest()

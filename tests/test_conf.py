@@ -8,10 +8,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import get_type_hints
 
+import environ
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from django.test import override_settings
 
 from circuitbreaker_django import Mode, conf, registries
 from circuitbreaker_django.core import options
@@ -430,3 +432,41 @@ def test_the_fingerprint_is_the_same_however_the_same_is_written():
     other = conf.RegistryConfig("default", breakers={"b": paths, "a": {}})
 
     assert one.digest() == other.digest()
+
+
+# -- registries from a URL -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://h:1/0", {"BACKEND": conf.REDIS_BACKEND, "LOCATION": "redis://h:1/0"}),
+        ("rediss://h", {"BACKEND": conf.REDIS_BACKEND, "LOCATION": "rediss://h"}),
+        ("valkey://h", {"BACKEND": conf.REDIS_BACKEND, "LOCATION": "valkey://h"}),
+        ("unix:///r.sock", {"BACKEND": conf.REDIS_BACKEND, "LOCATION": "unix:///r.sock"}),
+        ("database://default", {"BACKEND": conf.DATABASE_BACKEND, "LOCATION": "default"}),
+        ("database://", {"BACKEND": conf.DATABASE_BACKEND, "LOCATION": "default"}),
+        ("sqlite://", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": None}),
+        ("sqlite:///a/b", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": "a/b"}),
+        ("sqlite:////a/b", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": "/a/b"}),
+        ("memory://", {"BACKEND": conf.MEMORY_BACKEND}),
+    ],
+)
+def test_a_registry_from_a_url(url, expected):
+    assert conf.registry_from_url(url) == expected
+    assert conf.registry_from_url(url, NAMESPACE="shop") == {**expected, "NAMESPACE": "shop"}
+
+
+@pytest.mark.parametrize("url", ["", "redis", "/a/b", "postgres://ann:s3cret@h/db", "redis:h"])
+def test_a_url_of_no_backend_is_refused_and_not_shown(url):
+    with pytest.raises(ImproperlyConfigured, match=r"must be redis://.*memory://") as caught:
+        conf.registry_from_url(url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["memory://", "sqlite:////nowhere/circuits"])
+def test_a_registry_from_an_environment(monkeypatch, variable):
+    monkeypatch.setenv("CIRCUIT_BREAKERS_URL", variable)
+    found = environ.Env()("CIRCUIT_BREAKERS_URL", cast=conf.registry_from_url)
+    with override_settings(CIRCUIT_BREAKERS={"default": found}):
+        assert conf.load("default").backend == found["BACKEND"]

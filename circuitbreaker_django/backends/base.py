@@ -97,6 +97,8 @@ class Backend(abc.ABC):
 
     #: Whether other processes see and steer these circuits.
     shared: ClassVar[bool] = False
+    #: Whether registries of one ``LOCATION`` have circuits of their own.
+    separates: ClassVar[bool] = False
     #: Whether a failing caller waits for its turn to write (only where a turn is microseconds).
     queues: ClassVar[bool] = True
     #: Circuits that one delivery to the store is of, at most.
@@ -334,6 +336,10 @@ class Backend(abc.ABC):
     def describe(self) -> str:
         """Where the circuits are, in words for people; never with a password."""
         return "the memory of this process"
+
+    def advice(self) -> list[str]:
+        """What only the store can tell, and operators should know of."""
+        return []
 
     def open(self, *, create: bool) -> None:
         """Open the store for an operator, or say why that cannot be.

@@ -13,6 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
+from django.core.exceptions import ImproperlyConfigured
+
+from circuitbreaker_django import conf
 from circuitbreaker_django.backends.base import Clock, monotonic
 from circuitbreaker_django.backends.published import (
     GONE_AFTER,
@@ -86,7 +89,7 @@ class RedisBackend(RemoteBackend):
     Args:
         location: a URL: ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` or
             ``redis+cluster://``, or the same with ``valkey``.
-        cache: instead of that the alias of a Django cache, whose server is used. Its client is
+        CACHE: instead of that the alias of a Django cache, whose server is used. Its client is
             not: the backend has one of its own.
         namespace: keeps projects apart on one server.
         alias: keeps a project's registries apart.
@@ -97,8 +100,7 @@ class RedisBackend(RemoteBackend):
         server_clock: microseconds of the server's clock; tests inject one.
 
     Raises:
-        ValueError: the location cannot be used.
-        ImproperlyConfigured: there is no client's library.
+        ImproperlyConfigured: the location cannot be used, or there is no client's library.
     """
 
     def __init__(
@@ -114,15 +116,17 @@ class RedisBackend(RemoteBackend):
         clock: Clock = monotonic,
         server_clock: Clock | None = None,
     ) -> None:
-        if (location is None) == (CACHE is None):
-            raise ValueError('give either LOCATION, a URL, or OPTIONS["CACHE"], a cache of Django')
         self._server: Server | None = None
-        if location is not None:
-            self._server = from_url(location)
-            self._find_server: Callable[[], Server] = lambda: from_url(location)
-        else:
-            assert CACHE is not None
-            self._find_server = from_cache(CACHE)
+        try:
+            if CACHE is not None:
+                if location is not None:
+                    raise ValueError('give either a URL, or a cache as OPTIONS["CACHE"], not both')
+                self._find_server = from_cache(CACHE)
+            else:
+                self._server = from_url(location or "")
+        except ValueError as error:
+            place = conf.where(alias, "LOCATION" if CACHE is None else "OPTIONS")
+            raise ImproperlyConfigured(f"{place}: {error}.") from None
         # In braces what a cluster finds the slot by; quoted, so that nobody's name has any.
         self.prefix = f"circuitbreaker:{{{quote(namespace, '')}:{quote(alias, '')}}}:{SCHEMA}:"
         self._server_clock = server_clock
@@ -209,6 +213,23 @@ class RedisStore(RemoteStore):
             return stats(now, buckets, time.time())
 
         return self._read(ask)
+
+    def advice(self) -> list[str]:
+        """What operators should know of the server."""
+        info = self._read(lambda client: client.info())
+        if "maxmemory_policy" not in info:  # of a cluster: one for each node
+            nodes = [node for node in info.values() if isinstance(node, dict)]
+            info = {key: value for node in nodes for key, value in node.items()}
+        policy = str(info.get("maxmemory_policy", ""))
+        found = []
+        if info.get("maxmemory") and policy.startswith("allkeys"):
+            found.append(
+                f"The server may drop any key when its memory is full ({policy}), and with it all "
+                "circuits: use noeviction or a volatile-* policy, or a server of its own."
+            )
+        if info.get("role") == "slave":
+            found.append("The server is a replica: it takes no changes, so each process is alone.")
+        return found
 
     def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
         """The server's time, and the newest events, newest first."""

@@ -98,9 +98,10 @@ class Server:
             )
             return sentinel.master_for(self.service)
         nodes = [package.cluster.ClusterNode(*host) for host in self.hosts]
-        return _class(package, "RedisCluster", "ValkeyCluster")(
-            startup_nodes=nodes, cluster_error_retry_attempts=0, **options
-        )
+        cluster = _class(package, "RedisCluster", "ValkeyCluster")
+        if self.library == "valkey" or int(package.__version__.partition(".")[0]) < 6:
+            options["cluster_error_retry_attempts"] = 0  # later it is said by ``retry``
+        return cluster(startup_nodes=nodes, **options)
 
 
 def from_url(url: str) -> Server:
@@ -113,13 +114,13 @@ def from_url(url: str) -> Server:
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if scheme not in _SCHEMES:
-        raise ValueError(f"LOCATION must be a URL such as {_FORMS}")
+        raise ValueError(f"it must be a URL such as {_FORMS}")
     wanted, secure, kind = _SCHEMES[scheme]
     said = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in said:
         if name not in (*_TEXTS, "db"):
             raise ValueError(
-                f"LOCATION says {name}, which the backend decides or does not know; a URL may say "
+                f"it says {name}, which the backend decides or does not know; a URL may say "
                 f"{', '.join(('db', *_TEXTS))}"
             )
     credentials, _, place = parts.netloc.rpartition("@")
@@ -141,7 +142,7 @@ def from_url(url: str) -> Server:
     service = ""
     if scheme == "unix":
         if not path:
-            raise ValueError(f"LOCATION {scheme}:// needs a path, as unix:///run/redis.sock")
+            raise ValueError(f"{scheme}:// needs a path, as unix:///run/redis.sock")
         options["unix_socket_path"] = unquote(parts.path)
         number = said.get("db", "0")
         label = f"unix://{parts.path}?db={number}"
@@ -151,8 +152,7 @@ def from_url(url: str) -> Server:
         if kind == "sentinel":
             if not path:
                 raise ValueError(
-                    "LOCATION needs the name of the service, as "
-                    "redis+sentinel://host:26379/service/0"
+                    "it needs the name of the service, as redis+sentinel://host:26379/service/0"
                 )
             service = path.pop(0)
         number = said.get("db", path[0] if path else "0")
@@ -160,10 +160,10 @@ def from_url(url: str) -> Server:
         label = f"{scheme}://{listed}/" + (f"{service}/" if service else "") + number
         if kind == "single":
             if len(hosts) > 1:
-                raise ValueError(f"LOCATION names several hosts: say {wanted}+sentinel or +cluster")
+                raise ValueError(f"it names several hosts: say {wanted}+sentinel or +cluster")
             options["host"], options["port"] = hosts[0]
     if not number.isdecimal() or (kind == "cluster" and int(number)):
-        raise ValueError(f"LOCATION {label}: the number of a database is 0 or more, of a cluster 0")
+        raise ValueError(f"{label}: the number of a database is 0 or more, of a cluster 0")
     if kind != "cluster":
         options["db"] = int(number)
     return Server(_library(wanted), kind, label, hosts, service, options, sentinel_options)
@@ -270,5 +270,5 @@ def _host(text: str, port: int) -> tuple[str, int]:
         host, number = text, str(port)
     host = host.strip("[]")
     if not number.isdecimal() or not 0 < int(number) < 65536:
-        raise ValueError(f"LOCATION: {number!r} is no port")
+        raise ValueError(f"{number!r} is no port")
     return unquote(host) or "localhost", int(number)

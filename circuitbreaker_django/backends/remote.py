@@ -105,6 +105,7 @@ class RemoteBackend(Backend):
     """
 
     shared = True
+    separates = True
     queues = False
     #: A round of the feed, and one delivery.
     gathering = micros(TICK + FLUSH_EVERY)
@@ -246,6 +247,23 @@ class RemoteBackend(Backend):
             raise
         except (StoreBusy, StoreLost) as error:
             raise CircuitBackendError(str(error)) from error
+
+    @property
+    def lost_at(self) -> float | None:
+        """Since when the store cannot be used, by ``time.monotonic()``; ``None`` if it can."""
+        process = self._here()
+        return None if process.problem is None else process.lost_at
+
+    @property
+    def heard_at(self) -> float | None:
+        """When the store was last heard of, by ``time.monotonic()``; at most a second ago, or it
+        is away.
+        """
+        return self._here().heard_at
+
+    def advice(self) -> list[str]:
+        """What only the store can tell, and operators should know of."""
+        return self._ask(lambda store: store.advice(), COMMAND_PATIENCE)
 
     def overview(self) -> Overview:
         """Everything, for operators; raises ``CircuitBackendError`` without a store."""
@@ -407,8 +425,6 @@ class RemoteBackend(Backend):
                 self._attach(process, store)  # it has lost everything
         if self._is_publishing_due(process):
             self._publish(process, store)
-        if process.holds:
-            self._put_holds_back(process, store)
 
     def _attach(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Take up a store that is new, or was away; it is back when it takes what it is given."""
@@ -468,6 +484,10 @@ class RemoteBackend(Backend):
             # As after the promotion of a replica: nobody would believe it any more (rule 1).
             store.renew(fence[0])
             return self._look(process, store, whole=True)
+        if self._incarnation not in (0, fence[0]):
+            process.holds.remember(self._rows, rows, self.clock())
+        if process.holds:  # first, so that no call slips through meanwhile
+            rows |= self._put_holds_back(process, store)
         with process.lock:
             process.revision = since
             if whole:
@@ -480,8 +500,6 @@ class RemoteBackend(Backend):
         """Believe what the store says; all of it, when it is another store than before (rule 1)."""
         incarnation, floor = fence
         if fence != (self._incarnation, self._floor):
-            if self._incarnation not in (0, incarnation):
-                process.holds.remember(self._rows, rows, self.clock())
             self._incarnation, self._floor, self._rows = incarnation, floor, dict(rows)
             changed = list(self._views)
         else:
@@ -507,15 +525,16 @@ class RemoteBackend(Backend):
         if told is None:
             self._tell_lost(str(error))
 
-    def _put_holds_back(self, process: RemoteProcess, store: RemoteStore) -> None:
+    def _put_holds_back(self, process: RemoteProcess, store: RemoteStore) -> Mapping[str, Circuit]:
         """Tell a store that has lost everything of the holds that were in force (rule 21)."""
+        changes = Changes(0)
         orders = process.holds.orders(self.clock())
         if orders:
-            self._adopt(
-                process,
-                self._learn(process, store.command(orders, self._deadline(process), if_lost=True)),
-            )
+            snapshot = store.command(orders, self._deadline(process), if_lost=True)
+            changes = self._learn(process, snapshot)
         process.holds.forget()
+        self._announce(changes.events)
+        return changes.circuits
 
     def _publish(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Tell operators of this process, its code and its calls (rule 23)."""

@@ -143,6 +143,10 @@ class RemoteStore(abc.ABC):
     def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
         """The store's time, and the newest events, newest first."""
 
+    def advice(self) -> list[str]:
+        """What only the store can tell, and operators should know of."""
+        return []
+
     @abc.abstractmethod
     def close(self) -> None:
         """Let go of the connection; never raises. The next use opens it again."""

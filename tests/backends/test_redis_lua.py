@@ -131,7 +131,15 @@ with_aside = st.builds(
     overrides,
     st.one_of(st.none(), circuits(st.none())),
 )
-any_circuit = circuits(st.one_of(st.none(), overrides, with_aside))
+# What moves most often: by itself, closed and counting, or open with its wait just over.
+usual_policies = policies.map(lambda policy: replace(policy, initial_mode=Mode.AUTO))
+closed = st.builds(
+    lambda circuit, since: replace(circuit, state=CircuitState.CLOSED, since=since),
+    circuits(st.none()),
+    moments,
+)
+any_circuit = st.one_of(circuits(st.one_of(st.none(), overrides, with_aside)), closed)
+any_policy = st.one_of(policies, usual_policies)
 
 
 class Scripts:
@@ -170,6 +178,7 @@ def scripts(redis_server: RedisServer) -> Iterator[Scripts]:
 
 
 thorough = settings(
+    max_examples=400,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -185,7 +194,7 @@ def same(scripts: Scripts, seen: Snapshot, circuit: Circuit, events: tuple[Event
 @thorough
 @given(
     circuit=any_circuit,
-    policy=policies,
+    policy=any_policy,
     stale=st.sampled_from([0, 0, 0, 1]),
     times=sorted_tuples(ages.map(lambda age: OWN - age)),
     error=long_texts,
@@ -233,7 +242,7 @@ def test_counting(
 
 
 @thorough
-@given(circuit=any_circuit, policy=policies, stale=st.sampled_from([0, 0, 0, 1]), token=tokens)
+@given(circuit=any_circuit, policy=any_policy, stale=st.sampled_from([0, 0, 0, 1]), token=tokens)
 def test_asking_for_a_permit(scripts, circuit, policy, stale, token):
     epoch = core.settle(circuit, NOW).epoch + stale
     scripts.put(circuit)
@@ -248,7 +257,7 @@ def test_asking_for_a_permit(scripts, circuit, policy, stale, token):
 @thorough
 @given(
     circuit=any_circuit,
-    policy=policies,
+    policy=any_policy,
     stale=st.sampled_from([0, 0, 0, 1]),
     token=tokens,
     outcome=st.sampled_from(Outcome),
@@ -269,7 +278,7 @@ def test_the_end_of_a_trial(scripts, circuit, policy, stale, token, outcome, err
 @thorough
 @given(
     circuit=any_circuit,
-    policy=policies,
+    policy=any_policy,
     kind=st.sampled_from(CommandKind),
     duration=st.one_of(st.none(), st.integers(1, 100 * SECOND)),
     actor=long_texts,

@@ -365,6 +365,7 @@ def _warnings(room: ControlRoom) -> Iterator[str]:
     if room.differing:
         share = f"{len(room.differing)} of {len(room.processes)} live processes"
         yield f"Other settings than this command's are in force in {share}."
+    yield from room.advice
 
 
 def _said(before: BreakerStatus, after: BreakerStatus, kind: CommandKind) -> str:

@@ -1,0 +1,265 @@
+"""The Redis backend on real servers of every shape."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+import pytest
+import redis
+from django.test import override_settings
+
+from circuitbreaker_django import CircuitBreaker, CircuitState
+from circuitbreaker_django.backends.redis import RedisBackend
+from circuitbreaker_django.backends.store import NoStore
+from circuitbreaker_django.core.errors import CircuitBackendError
+from tests.backends.servers import RedisServer, find_server, free_port, short_folder
+from tests.backends.test_redis_faults import (
+    is_back,
+    is_closed,
+    is_lost,
+    is_open,
+    live,
+    server,
+    works,
+)
+from tests.backends.waiting import until
+from tests.core.calls import failing, ok
+
+__all__ = ["live", "server"]
+
+
+@pytest.fixture
+def cluster() -> Iterator[list[RedisServer]]:
+    """Three nodes that share the slots."""
+    cli = find_server("redis-cli", "valkey-cli")
+    for folder in short_folder():
+        nodes = []
+        for name in "abc":
+            (folder / name).mkdir()
+            nodes.append(RedisServer(folder / name, "--cluster-enabled", "yes"))
+        try:
+            for node in nodes:
+                node.start()
+            places = [f"127.0.0.1:{node.port}" for node in nodes]
+            command = [cli, "--cluster", "create", *places, "--cluster-yes"]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            yield nodes
+        finally:
+            for node in nodes:
+                node.kill()
+
+
+def test_a_cluster(cluster, live):
+    place = ",".join(f"127.0.0.1:{node.port}" for node in cluster)
+    ours, theirs = (live(url=f"redis+cluster://{place}") for _ in range(2))
+    works(ours, theirs)
+    assert ours.backend.advice() == []
+    ours.trip()
+    assert theirs.backend.overview().circuits["payments"].state is CircuitState.OPEN
+    for node in cluster:
+        with closing(node.client()) as client:
+            client.script_flush()
+    works(ours, theirs)
+
+
+def test_a_node_of_a_cluster_that_is_away(cluster, live):
+    place = ",".join(f"127.0.0.1:{node.port}" for node in cluster)
+    ours, theirs = (live(url=f"redis+cluster://{place}") for _ in range(2))
+    works(ours, theirs)
+    for node in cluster:
+        node.pause()
+    try:
+        until(lambda: ours.backend.problem)
+        assert ours.call(ok) == "ok"
+        failing(ours)
+        failing(ours)
+        assert is_open(ours)
+    finally:
+        for node in cluster:
+            node.resume()
+    until(lambda: ours.backend.available and theirs.backend.available)
+    ours.reset()
+    works(ours, theirs)
+
+
+@pytest.fixture
+def watched() -> Iterator[tuple[RedisServer, str]]:
+    """A server, and the URL of a sentinel that promotes its replica if it is away."""
+    program = find_server("redis-sentinel", "valkey-sentinel")
+    for folder in short_folder():
+        for name in ("first", "second", "sentinel"):
+            (folder / name).mkdir()
+        first = RedisServer(folder / "first", "--repl-diskless-sync-delay", "0")
+        second = RedisServer(folder / "second", "--replicaof", "127.0.0.1", str(first.port))
+        port = free_port()
+        config = folder / "sentinel" / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder / 'sentinel'}\n"
+            f"sentinel monitor shop 127.0.0.1 {first.port} 1\n"
+            "sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 5000\n"
+        )
+        first.start()
+        second.start()
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen([program, str(config)], stdout=quiet, stderr=quiet)
+        try:
+            until(partial(follows, second))
+            until(partial(knows_a_replica, port))
+            yield first, f"redis+sentinel://127.0.0.1:{port}/shop"
+        finally:
+            process.kill()
+            process.wait()
+            first.kill()
+            second.kill()
+
+
+def follows(server: RedisServer) -> bool:
+    with closing(server.client()) as client:
+        return bool(client.info("replication")["master_link_status"] == "up")
+
+
+def knows_a_replica(port: int) -> bool:
+    with closing(redis.Redis(port=port)) as client:
+        try:
+            return bool(client.execute_command("SENTINEL", "REPLICAS", "shop"))
+        except redis.RedisError:
+            return False
+
+
+def test_a_failover_that_sentinels_have_decided(watched, live):
+    first, url = watched
+    ours, theirs = live(url=url), live(url=url)
+    works(ours, theirs)
+    ours.trip(hold=True)
+    until(lambda: is_open(theirs))
+    first.kill()
+    until(lambda: is_lost(ours, theirs))
+    assert is_open(ours)
+    until(lambda: is_back(ours, theirs), seconds=60)
+    assert is_open(theirs)
+    works(ours, theirs)
+
+
+def test_a_server_that_wants_to_know_who_asks(server, live):
+    with closing(server.client()) as client:
+        client.acl_setuser(
+            "shop",
+            enabled=True,
+            passwords=["+s3cret"],
+            keys=["circuitbreaker:{default:default}:*"],
+            categories=["-@all"],
+            commands=[
+                *("+eval", "+evalsha", "+hget", "+hset", "+hmget", "+hgetall", "+hdel", "+hincrby"),
+                *("+zadd", "+zscore", "+zrangebyscore", "+xadd", "+xread", "+xrevrange", "+del"),
+                *("+expire", "+time", "+ping", "+info", "+client"),
+            ],
+        )
+    known = live(url=f"redis://shop:s3cret@127.0.0.1:{server.port}")
+    works(known, live())
+    assert known.backend.advice() == []
+    assert known.backend.events()
+    stranger = live(url=f"redis://shop:wrong@127.0.0.1:{server.port}")
+    until(lambda: stranger.backend.problem)
+    assert stranger.call(ok) == "ok"
+    assert "s3cret" not in stranger.backend.problem
+    with closing(server.client()) as client:
+        client.acl_setuser("shop", commands=["-evalsha", "-eval"])
+    until(lambda: "evalsha" in (known.backend.problem or ""))
+    assert known.call(ok) == "ok"
+
+
+def test_the_cache_of_the_project(server):
+    caches = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": server.tcp_url,
+        }
+    }
+    with override_settings(CACHES=caches):
+        backend = RedisBackend(CACHE="default", threads=False)
+        breaker = CircuitBreaker("payments", backend=backend)
+        breaker.trip()
+        assert is_open(breaker)
+        assert "CACHES['default']" in backend.describe()
+        backend.close()
+
+
+def test_the_library_of_valkey(server, live):
+    works(live(url=server.tcp_url.replace("redis", "valkey")), live())
+
+
+def test_an_operator_makes_no_store_unless_he_insists(server):
+    with closing(RedisBackend(server.url, observer=True)) as backend:
+        with pytest.raises(NoStore, match="there is nothing at unix://"):
+            backend.open(create=False)
+        backend.open(create=True)
+        assert backend.overview().processes == ()
+        CircuitBreaker("payments", backend=backend).trip()
+        assert backend.overview().circuits["payments"].state is CircuitState.OPEN
+
+
+def test_an_operator_without_a_server_is_told_so(server):
+    server.kill()
+    with (
+        closing(RedisBackend(server.url, observer=True)) as backend,
+        pytest.raises(CircuitBackendError, match="ConnectionError"),
+    ):
+        backend.open(create=False)
+
+
+def test_processes_that_are_gone_are_not_counted(server, live):
+    ours, theirs = live(), live()
+    until(lambda: len(ours.backend.overview().processes) == 2)
+    theirs.backend.close()
+    assert len(ours.backend.overview().processes) == 1
+
+
+def test_what_only_the_server_knows_is_told(server):
+    with closing(server.client()) as client:
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        backend = RedisBackend(server.url, threads=False)
+        backend.open(create=True)
+        (advice,) = backend.advice()
+        assert "allkeys-lru" in advice
+        client.config_set("maxmemory-policy", "noeviction")
+        client.replicaof("127.0.0.1", 1)
+        (advice,) = backend.advice()
+        assert "replica" in advice
+        client.replicaof("NO", "ONE")
+        backend.close()
+
+
+def test_rows_are_read_in_pages(server, monkeypatch):
+    monkeypatch.setattr("circuitbreaker_django.backends.redis.PAGE", 7)
+    ours = RedisBackend(server.url, threads=False)
+    ours.turn_every, ours.turn_patience = 0, 20
+    for number in range(50):
+        CircuitBreaker(f"breaker {number}", backend=ours).trip()
+    names = [f"together {number}" for number in range(20)]
+    from circuitbreaker_django.core.circuit import Command, CommandKind
+    from circuitbreaker_django.core.policy import Policy
+
+    ours.order({name: (Command(CommandKind.TRIP), Policy()) for name in names})
+    theirs = RedisBackend(server.url, threads=False)
+    theirs.turn_patience = 20
+    theirs.open(create=False)
+    assert len(theirs._rows) == len(theirs.overview().circuits) == 70
+    ours.close()
+    theirs.close()
+
+
+def test_a_thousand_names_in_one_delivery_are_several_scripts(server, live):
+    breaker = live()
+    backend = breaker.backend
+    others = [
+        CircuitBreaker(f"breaker {number}", failure_threshold=2, backend=backend)
+        for number in range(200)
+    ]
+    for other in others:
+        failing(other)
+    until(lambda: len(backend.overview().circuits) == 200)
+    assert is_closed(breaker)
