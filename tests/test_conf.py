@@ -240,7 +240,7 @@ def test_unknown_keys_of_a_registry(settings):
     [
         ("BACKEND", 5, "a dotted path, not int 5"),
         ("BACKEND", None, "a dotted path, not NoneType None"),
-        ("LOCATION", 5, "a path or None, not int 5"),
+        ("LOCATION", 5, "a path, a URL or None, not int 5"),
         ("NAMESPACE", None, "a string, not NoneType None"),
         ("ENABLED", "False", "True or False, not str 'False'"),
         ("ENABLED", 0, "True or False, not int 0"),

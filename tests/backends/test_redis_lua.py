@@ -49,7 +49,7 @@ long_texts = st.one_of(texts, st.just("é" * 600))
 tokens = st.sampled_from(["a", "b", "c"])
 origins = st.sampled_from(["one", "two", "three"])
 epochs = st.one_of(st.integers(1, 9), moments)
-shares = st.floats(0.05, 1)
+shares = st.one_of(st.sampled_from([0.25, 0.5, 1]), st.floats(0.05, 1))
 # Of a few lengths, so that slices and windows meet; and any.
 lengths = st.one_of(st.sampled_from([1, 2.5, 10]), st.floats(0.001, 20))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError
+from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.sqlite_process import SQLiteProcess
 from circuitbreaker_django.core.news import News, StateChanged
@@ -55,10 +56,15 @@ class Counting(SQLiteBackend):
         self.rounds += 1
 
 
+def open_backend(location: str) -> Any:
+    """On the server of a URL, or in a file."""
+    return RedisBackend(location) if "://" in location else Counting(location)
+
+
 class Worker:
     def __init__(self, location: str, options: dict[str, Any]) -> None:
         self.location = location
-        self.backend = Counting(location)
+        self.backend = open_backend(location)
         self.breaker = CircuitBreaker("payments", backend=self.backend, **options)
         self.warned = Warned()
         logging.getLogger("circuitbreaker_django").addHandler(self.warned)
@@ -167,6 +173,28 @@ class Worker:
         self.breaker.reset()
         return "done"
 
+    def touch(self) -> str:
+        """As at the beginning of a request."""
+        self.backend.touch()
+        return "done"
+
+    def available(self) -> bool:
+        self.backend.sync()
+        return bool(self.backend.available)
+
+    def threads(self) -> int:
+        return sum(one.name.startswith("circuitbreaker") for one in threading.enumerate())
+
+    def wait_for(self, state: str) -> str:
+        """The state, when it is that, or after a while."""
+        deadline = time.monotonic() + 10
+        while self.state() != state and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.state()
+
+    def wait_for_open(self) -> str:
+        return self.wait_for("open")
+
     def pids(self) -> list[int]:
         return sorted(process.pid for process in self.backend.overview().processes)
 
@@ -200,7 +228,7 @@ class Worker:
         if file is None or self.backend.problem is not None:
             return False
         file.verify()
-        return self.backend.available and file.bell.word[()] > 0
+        return bool(self.backend.available and file.bell.word[()] > 0)
 
     def die(self, step: str) -> str:
         """Kill this process at a step around its next loud commit."""
@@ -225,8 +253,8 @@ class Worker:
             def __getattr__(self, name: str) -> Any:
                 return getattr(writer, name)
 
-        file._ring = ringing  # type: ignore[method-assign]
-        file._writer = Writer()  # type: ignore[assignment]
+        file._ring = ringing
+        file._writer = Writer()
         return "armed"
 
     def kill(self) -> None:
