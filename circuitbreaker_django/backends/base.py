@@ -522,14 +522,6 @@ class Backend(abc.ABC):
         """Whether a caller may try the store, or has to spare himself the wait."""
         return True
 
-    def _tell_lost(self, why: str) -> None:
-        """Tell once that the store cannot be used."""
-        logger.warning("circuits are this process's own until the shared store is back: %s", why)
-
-    def _tell_back(self) -> None:
-        """Tell that it can be used again."""
-        logger.info("circuits are shared again: %s", self.describe())
-
     def _flush_once(self, process: Process, patience: float) -> Changes | None:
         with process.lock:
             names = list(islice(self._evidence, self.batch))
@@ -604,7 +596,7 @@ class Backend(abc.ABC):
         if self._unannounced:
             with process.lock:
                 # While a thread visits the store, some may be its own; it comes here afterwards.
-                if not process.writing.is_taken:
+                if not process.is_visiting():
                     self._keep_seen()
         tell()
 

@@ -72,6 +72,10 @@ class Process:
         #: Held by the one thread of this process that writes to the store.
         self.writing = Turn()
 
+    def is_visiting(self) -> bool:
+        """Whether some thread is at the store, or has not believed yet what it was told there."""
+        return self.writing.is_taken
+
     def has_a_lock(self) -> bool:
         """Whether this thread holds any of them, as when a signal handler comes in between."""
         return self.lock._is_owned() or self.writing.is_mine()  # type: ignore[attr-defined]

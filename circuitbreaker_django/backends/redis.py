@@ -117,6 +117,7 @@ class RedisBackend(RemoteBackend):
         server_clock: Clock | None = None,
     ) -> None:
         self._server: Server | None = None
+        self._cache = CACHE
         try:
             if CACHE is not None:
                 if location is not None:
@@ -141,7 +142,8 @@ class RedisBackend(RemoteBackend):
 
     def describe(self) -> str:
         """The server's address; never with a password."""
-        return f"{self.server.label}, keys {self.prefix}*"
+        label = self._server.label if self._server else f"the server of CACHES[{self._cache!r}]"
+        return f"{label}, keys {self.prefix}*"
 
     def connect(self, patience: float) -> RedisStore:
         """A connection whose every use takes so many seconds at most; it is not opened yet."""

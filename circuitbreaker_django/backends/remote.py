@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any, ClassVar, Final, TypeVar
 
 from circuitbreaker_django.backends import host, lifetime
@@ -29,6 +30,7 @@ from circuitbreaker_django.backends.base import (
     Backend,
     Clock,
     monotonic,
+    operation,
 )
 from circuitbreaker_django.backends.process import Process, on_event_loop
 from circuitbreaker_django.backends.remote_process import (
@@ -65,8 +67,10 @@ from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.gate import Bell
+from circuitbreaker_django.core.news import BackendDegraded, BackendRecovered
 from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.states import CircuitState, Outcome
+from circuitbreaker_django.core.telling import keep
 from circuitbreaker_django.core.trial import Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
 
@@ -139,8 +143,10 @@ class RemoteBackend(Backend):
         process = self._here()
         if not process.used:
             self._use(process)
+            self.announce()
         elif not process.alive.is_set():
             self._take_turn(process)
+            self.announce()
 
     def count(self, view: View, epoch: int, policy: Policy, **call: Any) -> None:
         """A call that was admitted under ``epoch`` has ended, and is to be counted."""
@@ -173,6 +179,7 @@ class RemoteBackend(Backend):
                 and not rides_on_a_trial(view, now)
             )
 
+    @operation
     def touch(self) -> None:
         """Notice a fork that nobody was told of, and do the work of threads that do not run."""
         process = self._here()
@@ -185,6 +192,7 @@ class RemoteBackend(Backend):
         process = self._here()
         process.publish_at = process.declare_at = 0.0
 
+    @operation
     def publish(self) -> None:
         """Tell operators of this process and of what it has counted, now. Never raises."""
         self.sync()
@@ -207,6 +215,7 @@ class RemoteBackend(Backend):
             self._ask(self._attach_if_lost, COMMAND_PATIENCE / 2)
         return super().order(orders)
 
+    @operation
     def close(self) -> None:
         """Let go of the store; the next use takes it up again."""
         process = self._here()
@@ -232,6 +241,7 @@ class RemoteBackend(Backend):
         """Why the store cannot be used, if it cannot."""
         return self._here().problem
 
+    @operation
     def open(self, *, create: bool) -> None:
         """Open the store for an operator, or say why that cannot be.
 
@@ -285,6 +295,7 @@ class RemoteBackend(Backend):
         by = self.clock() - then
         return [(name, _moved(event, by)) for name, event in found]
 
+    @operation
     def _ask(self, ask: Callable[[RemoteStore], T], patience: float) -> T:
         self.sync()
         try:
@@ -379,6 +390,7 @@ class RemoteBackend(Backend):
 
     # -- having the store, and losing it -----------------------------------------------------
 
+    @operation
     def feed_round(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Hear of what has changed, and keep house."""
         if self.bell is _ASK:
@@ -401,18 +413,20 @@ class RemoteBackend(Backend):
         if self._evidence:
             process.call_writer(urgent=False)
 
+    @operation
     def write_round(
         self, process: RemoteProcess, store: RemoteStore, question: Question | None
     ) -> None:
         """Do what is asked, or deliver what is due."""
         process.store = store
-        if question is not None and question.answer.set_running_or_notify_cancel():
-            try:
-                answer(question, self._try_to(process, store, question.ask))
-            except BaseException as error:
-                answer(question, error)
-        if process.attached and process.take_flush():
-            self._flush_all(process)
+        with process.visiting.taken(inf):
+            if question is not None and question.answer.set_running_or_notify_cancel():
+                try:
+                    answer(question, self._try_to(process, store, question.ask))
+                except BaseException as error:
+                    answer(question, error)
+            if process.attached and process.take_flush():
+                self._flush_all(process)
 
     def _keep_up(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Know what the store knows, and let it know of this process."""
@@ -434,7 +448,7 @@ class RemoteBackend(Backend):
             process.attached, process.ask_at = True, 0.0
             told, process.problem = process.problem, None
         if told is not None:
-            self._tell_back()
+            keep(BackendRecovered(self.registry, self.describe()))
         process.call_writer(urgent=True)
 
     def _attach_if_lost(self, store: RemoteStore) -> None:
@@ -486,17 +500,21 @@ class RemoteBackend(Backend):
             return self._look(process, store, whole=True)
         if self._incarnation not in (0, fence[0]):
             process.holds.remember(self._rows, rows, self.clock())
+        changes = Changes(fence[0])
         if process.holds:  # first, so that no call slips through meanwhile
-            rows |= self._put_holds_back(process, store)
+            changes = self._put_holds_back(process, store)
         with process.lock:
-            process.revision = since
+            is_first, process.revision = not process.revision, since
             if whole:
                 process.resync = False
                 process.resync_at = time.monotonic() + RESYNC_EVERY * random.uniform(0.8, 1.2)
-            self._believe(process, fence, rows)
+            self._take(fence, {**rows, **changes.circuits})
+            self._adopt(process, changes)
+            if is_first:
+                self._believe_quietly()
         return True
 
-    def _believe(self, process: RemoteProcess, fence: Fence, rows: Mapping[str, Circuit]) -> None:
+    def _take(self, fence: Fence, rows: Mapping[str, Circuit]) -> None:
         """Believe what the store says; all of it, when it is another store than before (rule 1)."""
         incarnation, floor = fence
         if fence != (self._incarnation, self._floor):
@@ -507,8 +525,7 @@ class RemoteBackend(Backend):
                 self._keep_row(name, circuit)
             changed = [name for name in rows if name in self._views]
         for name in changed:
-            for view in self._views[name]:
-                view.adopt(self._row(name), incarnation)
+            self._believe(name, self._row(name), incarnation)
 
     def _lost(self, process: RemoteProcess, error: StoreLost) -> None:
         """Go on alone until the store is back."""
@@ -523,9 +540,9 @@ class RemoteBackend(Backend):
             process.attached = False
             told, process.problem = process.problem, str(error)
         if told is None:
-            self._tell_lost(str(error))
+            keep(BackendDegraded(self.registry, self.describe(), str(error)))
 
-    def _put_holds_back(self, process: RemoteProcess, store: RemoteStore) -> Mapping[str, Circuit]:
+    def _put_holds_back(self, process: RemoteProcess, store: RemoteStore) -> Changes:
         """Tell a store that has lost everything of the holds that were in force (rule 21)."""
         changes = Changes(0)
         orders = process.holds.orders(self.clock())
@@ -533,8 +550,7 @@ class RemoteBackend(Backend):
             snapshot = store.command(orders, self._deadline(process), if_lost=True)
             changes = self._learn(process, snapshot)
         process.holds.forget()
-        self._announce(changes.events)
-        return changes.circuits
+        return changes
 
     def _publish(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Tell operators of this process, its code and its calls (rule 23)."""

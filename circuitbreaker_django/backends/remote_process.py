@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from circuitbreaker_django.backends.holds import LostHolds
-from circuitbreaker_django.backends.process import Process
+from circuitbreaker_django.backends.process import Process, Turn
 from circuitbreaker_django.backends.remote_store import RemoteStore
 from circuitbreaker_django.backends.store import Report, StoreBusy, StoreUnsure
 from circuitbreaker_django.core.circuit import Grant
@@ -99,6 +99,8 @@ class RemoteProcess(Process):
         self.writer: threading.Thread | None = None
         self.alive = threading.Event()
         self.stopped = threading.Event()
+        #: Held by the writer while it is at the store; callers who wait for it have ``writing``.
+        self.visiting = Turn()
         self.mail = threading.Condition()
         self.questions: deque[Question] = deque()
         self.flush_at: float | None = None
@@ -109,6 +111,14 @@ class RemoteProcess(Process):
         self.left_behind: Process | None = None
         self.turn_at = 0.0
         self.contribute_at = 0.0
+
+    def is_visiting(self) -> bool:
+        """Whether some thread is at the store, or has not believed yet what it was told there."""
+        return super().is_visiting() or self.visiting.is_taken
+
+    def has_a_lock(self) -> bool:
+        """Whether this thread holds any of them."""
+        return super().has_a_lock() or self.visiting.is_mine()
 
     # -- what callers do ---------------------------------------------------------------------
 

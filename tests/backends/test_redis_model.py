@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -53,6 +53,5 @@ TestRedis.settings = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, 
 
 
 @pytest.fixture(autouse=True)
-def _on_a_server(redis_server: RedisServer) -> Iterator[None]:
+def _on_a_server(redis_server: RedisServer) -> None:
     RedisMachine.server = redis_server
-    yield
