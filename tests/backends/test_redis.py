@@ -46,10 +46,17 @@ def cluster() -> Iterator[list[RedisServer]]:
             places = [f"127.0.0.1:{node.port}" for node in nodes]
             command = [cli, "--cluster", "create", *places, "--cluster-yes"]
             subprocess.run(command, check=True, capture_output=True, timeout=60)
+            for node in nodes:
+                until(partial(is_up, node))
             yield nodes
         finally:
             for node in nodes:
                 node.kill()
+
+
+def is_up(node: RedisServer) -> bool:
+    with closing(node.client()) as client:
+        return bool(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
 
 
 def test_a_cluster(cluster, live):
