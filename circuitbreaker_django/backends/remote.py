@@ -94,6 +94,8 @@ PUBLISH_EVERY: Final = 5.0
 DECLARE_EVERY: Final = 3600.0
 
 
+#: A time of the store that does not come.
+_NEVER: Final = 2**62
 #: The bell of a process without threads: nobody passes by it, for nobody would ring it.
 _ASK: Final = Bell(seen=None)
 
@@ -224,7 +226,8 @@ class RemoteBackend(Backend):
                 self._do(process, self._leave, CLOSE_PATIENCE)
             except (StoreBusy, StoreLost):
                 pass  # it will be forgotten
-        process.stopped.set()
+        with process.lock:
+            process.stopped.set()
         with process.mail:
             process.mail.notify()
         if process.store is not None and not process.alive.is_set():
@@ -324,6 +327,8 @@ class RemoteBackend(Backend):
         if process is not before:
             # A fork. Its parent's connections are not closed here, for that may say goodbye.
             process.left_behind = before
+            # Where a thread of the parent was just about to believe something, half is believed.
+            self._incarnation = 0
             self._change_bell(_ASK)
         return process
 
@@ -362,7 +367,7 @@ class RemoteBackend(Backend):
             process.turn_at = time.monotonic() + self.turn_every
             try:
                 self._do(process, lambda store: self._keep_up(process, store), PERMIT_PATIENCE)
-            except StoreLost:
+            except (StoreBusy, StoreLost):
                 return
         if time.monotonic() >= process.contribute_at:
             process.contribute_at = time.monotonic() + TICK
@@ -375,7 +380,12 @@ class RemoteBackend(Backend):
             return process.ask(ask, patience)
         if process.store is None:
             process.store = self.connect(COMMAND_PATIENCE if self.observer else self.turn_patience)
-        return self._try_to(process, process.store, ask)
+        if process.visiting.is_mine():
+            return self._try_to(process, process.store, ask)
+        with process.visiting.taken(patience) as mine:
+            if not mine:
+                raise StoreBusy("another thread of this process is at the store")
+            return self._try_to(process, process.store, ask)
 
     def _try_to(
         self, process: RemoteProcess, store: RemoteStore, ask: Callable[[RemoteStore], T]
@@ -393,8 +403,9 @@ class RemoteBackend(Backend):
     @operation
     def feed_round(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Hear of what has changed, and keep house."""
-        if self.bell is _ASK:
-            self._change_bell(Bell())
+        with process.lock:
+            if self.bell is _ASK and not process.stopped.is_set():
+                self._change_bell(Bell())
         if not process.attached:
             process.stopped.wait(min(TICK, max(0.0, process.retry_at - time.monotonic())))
             if time.monotonic() < process.retry_at or process.stopped.is_set():
@@ -403,8 +414,7 @@ class RemoteBackend(Backend):
             if process.attached:
                 self._try_to(process, store, lambda store: store.wait(process.revision, TICK))
             self._try_to(process, store, lambda store: self._keep_up(process, store))
-        except StoreLost:
-            store.close()
+        except (StoreBusy, StoreLost):
             return
         finally:
             process.first.set()
@@ -504,6 +514,8 @@ class RemoteBackend(Backend):
         if process.holds:  # first, so that no call slips through meanwhile
             changes = self._put_holds_back(process, store)
         with process.lock:
+            if process.stopped.is_set():
+                return True  # what is known now is known by whoever comes next
             is_first, process.revision = not process.revision, since
             if whole:
                 process.resync = False
@@ -624,6 +636,8 @@ class RemoteBackend(Backend):
 
     def _deadline(self, process: RemoteProcess) -> int:
         """The store's time after which this process does not wait for it any more."""
+        if process.heard_at is None:
+            return _NEVER
         return self.clock() + process.ahead + micros(THREAD_PATIENCE)
 
     def _flush(self, process: Process, patience: float, *, insist: bool = False) -> None:
@@ -657,13 +671,17 @@ class RemoteBackend(Backend):
         self, name: str, fence: Fence, token: str, policy: Policy, patience: float
     ) -> tuple[Grant, Changes]:
         process = self._here()
+        before = self._deadline(process)
 
         def ask(store: RemoteStore) -> tuple[Grant, Changes]:
-            grant, snapshot = store.acquire(name, fence, token, policy, self._deadline(process))
+            grant, snapshot = store.acquire(name, fence, token, policy, before)
             return grant, self._learn(process, snapshot)
 
         try:
             return self._do(process, ask, patience)
+        except StoreBusy:
+            process.ask_at = time.monotonic() + PAUSE  # the next callers are spared the wait
+            raise
         except StoreUnsure as error:
             self._release(process, Report(name, fence, token, policy, Outcome.IGNORED, ""))
             raise StoreBusy(str(error)) from error
@@ -692,7 +710,10 @@ class RemoteBackend(Backend):
             report = Report(view.name, fence, secrets.token_hex(8), policy, Outcome.IGNORED, "")
 
             def ask(store: RemoteStore) -> Grant:
-                grant, changes = self._acquire(view.name, fence, report.token, policy, 0)
+                try:
+                    grant, changes = self._acquire(view.name, fence, report.token, policy, 0)
+                except (StoreBusy, StoreLost):
+                    return Grant(False)
                 self._adopt(process, changes)
                 return grant
 
@@ -707,8 +728,6 @@ class RemoteBackend(Backend):
     def _take_permit(
         self, process: RemoteProcess, view: View, policy: Policy, asked: Asked
     ) -> Trial | None:
-        if asked.answer.exception() is not None:
-            return None
         grant, now = asked.answer.result(), self.clock()
         if grant.granted:
             report = asked.report
@@ -739,10 +758,9 @@ class RemoteBackend(Backend):
 
     def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:
         process = self._here()
+        before = self._deadline(process)
         return self._do(
-            process,
-            lambda store: self._learn(process, store.command(orders, self._deadline(process))),
-            patience,
+            process, lambda store: self._learn(process, store.command(orders, before)), patience
         )
 
     # -- forks -------------------------------------------------------------------------------
