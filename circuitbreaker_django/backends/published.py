@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
 from circuitbreaker_django.backends import host
-from circuitbreaker_django.backends.store import Declaration, ProcessInfo
+from circuitbreaker_django.backends.store import KEYED, Declaration, ProcessInfo
+from circuitbreaker_django.core.policy import MAX_DURATION, Policy
 
 #: Seconds after which a silent process counts as gone.
 GONE_AFTER: Final = 15.0
@@ -53,6 +55,21 @@ def load_declaration(name: str, text: str) -> Declaration | None:
     if not isinstance(policy, dict) or not isinstance(where, str):
         return None
     return Declaration(name, policy, where)
+
+
+def is_keyed(declaration: Declaration) -> bool:
+    """Whether it is of a breaker that has a key, of which there may be any number."""
+    return ":" in declaration.name and declaration.policy.get(KEYED) is True
+
+
+def patient_policy(policies: Iterable[Mapping[str, Any]]) -> Policy:
+    """A policy for which things count as long as for the longest of these."""
+    longest = Policy().failure_window
+    for values in policies:
+        for value in (values.get("failure_window"), values.get("ramp_up")):
+            if isinstance(value, int | float) and longest < value <= MAX_DURATION:
+                longest = value
+    return Policy(failure_window=longest, ramp_up=longest)
 
 
 def is_gone(info: ProcessInfo) -> bool:

@@ -23,12 +23,15 @@ from circuitbreaker_django.backends.published import (
     dump_declaration,
     dump_process,
     is_gone,
+    is_keyed,
     load_declaration,
     load_process,
+    patient_policy,
 )
 from circuitbreaker_django.backends.redis_client import Server, from_cache, from_url
 from circuitbreaker_django.backends.redis_scripts import (
     APPLY,
+    CLEAN,
     LOOK,
     PUBLISH,
     RENEW,
@@ -38,6 +41,7 @@ from circuitbreaker_django.backends.redis_scripts import (
     as_text,
     command_data,
     named_event,
+    policy_data,
     record_data,
     report_data,
     snapshot,
@@ -58,6 +62,7 @@ from circuitbreaker_django.backends.store import (
     StoreLost,
     StoreUnsure,
 )
+from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitConflictError
 from circuitbreaker_django.core.policy import Policy, micros
@@ -68,6 +73,9 @@ T = TypeVar("T")
 SCHEMA: Final = "v1"
 #: Rows that are read at once, about.
 PAGE: Final = 1000
+#: Rows of circuits, and declarations, above which those go that nobody will miss.
+MAX_ROWS: Final = 2000
+MAX_DECLARED: Final = 5000
 #: Entries of the history.
 HISTORY: Final = 5000
 
@@ -162,6 +170,7 @@ class RedisStore(RemoteStore):
     def __init__(self, connect: Callable[[], Any], prefix: str, clock: Clock | None) -> None:
         self._connect = connect
         self._keys = tuple(prefix + key for key in _KEYS)
+        self._circuits = self._keys[1]
         self._feed, self._events = self._keys[3:5]
         self._processes, self._declarations = self._keys[5:7]
         self._clock = clock
@@ -316,6 +325,30 @@ class RedisStore(RemoteStore):
     def withdraw(self, process: str) -> None:
         """Forget a process that ends."""
         self._change(lambda client: client.hdel(self._processes, process))
+
+    def clean(self) -> None:
+        """Drop what nobody will miss where there is too much."""
+
+        def count(client: Any) -> tuple[int, int]:
+            return client.hlen(self._circuits), client.hlen(self._declarations)
+
+        rows, entries = self._read(count)
+        if rows <= MAX_ROWS and entries <= MAX_DECLARED:
+            return
+        found = self.overview()
+        keyed = [name for name, one in found.declarations.items() if is_keyed(one)]
+        patient = patient_policy(one.policy for one in found.declarations.values())
+        blank = [
+            name
+            for name, circuit in found.circuits.items()
+            if rows > MAX_ROWS and core.is_blank(circuit, patient, found.now)
+        ]
+        told = {
+            "policy": policy_data(patient),
+            "names": blank[:PAGE],
+            "declarations": keyed[: max(0, entries - MAX_DECLARED)],
+        }
+        self._change(lambda client: self._run(client, CLEAN, as_text(told)))
 
     def _apply(self, operations: list[dict[str, Any]], before: int) -> tuple[Any, Snapshot]:
         asked = {"seed": str(_new_incarnation()), "before": before, "operations": operations}

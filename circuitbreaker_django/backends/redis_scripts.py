@@ -36,6 +36,7 @@ def _script(*names: str) -> Script:
 
 APPLY: Final = _script("record", "window", "circuit", "store", "apply")
 LOOK: Final = _script("record", "store", "look")
+CLEAN: Final = _script("record", "window", "circuit", "store", "clean")
 PUBLISH: Final = _script("record", "store", "traffic", "publish")
 STATS: Final = _script("record", "store", "traffic", "stats")
 RENEW: Final = _script("record", "store", "renew")

@@ -92,6 +92,8 @@ RETRY_MOST: Final = 5.0
 #: Seconds between two publications of a process, and of what its code declares.
 PUBLISH_EVERY: Final = 5.0
 DECLARE_EVERY: Final = 3600.0
+#: Seconds between two looks of a process for what may go.
+CLEAN_EVERY: Final = 60.0
 
 
 #: A time of the store that does not come.
@@ -190,9 +192,10 @@ class RemoteBackend(Backend):
 
     def declare(self, declaration: Declaration) -> None:
         """Let operators know of a breaker; told to the store at the first use of any."""
-        self._declared[declaration.name] = declaration
         process = self._here()
-        process.publish_at = process.declare_at = 0.0
+        with process.lock:
+            self._declared[declaration.name] = process.undeclared[declaration.name] = declaration
+            process.publish_at = 0.0
 
     @operation
     def publish(self) -> None:
@@ -449,6 +452,9 @@ class RemoteBackend(Backend):
                 self._attach(process, store)  # it has lost everything
         if self._is_publishing_due(process):
             self._publish(process, store)
+        if not self.observer and time.monotonic() >= process.clean_at:
+            process.clean_at = time.monotonic() + CLEAN_EVERY * random.uniform(0.8, 1.2)
+            store.clean()
 
     def _attach(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Take up a store that is new, or was away; it is back when it takes what it is given."""
@@ -500,11 +506,9 @@ class RemoteBackend(Backend):
             if not snapshot.more:
                 break
         known_here = fence == (self._incarnation, self._floor)
-        if (
-            whole
-            and known_here
-            and any(name not in rows or rows[name].epoch < epoch for name, epoch in before.items())
-        ):
+        # A circuit without a row is at the floor (rule 2).
+        epochs = {name: rows[name].epoch if name in rows else fence[1] for name in before}
+        if whole and known_here and any(epochs[name] < epoch for name, epoch in before.items()):
             # As after the promotion of a replica: nobody would believe it any more (rule 1).
             store.renew(fence[0])
             return self._look(process, store, whole=True)
@@ -567,11 +571,13 @@ class RemoteBackend(Backend):
     def _publish(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Tell operators of this process, its code and its calls (rule 23)."""
         now = time.monotonic()
-        declare = now >= process.declare_at
+        again = now >= process.declare_at
         tell = self.stats_interval > 0 and now >= process.stats_at
-        # Before what is declared is read: what comes later is for the next time.
-        process.publish_at = now + PUBLISH_EVERY
-        if declare:
+        with process.lock:  # what is declared from here on is for the next time
+            process.publish_at = now + PUBLISH_EVERY
+            news, process.undeclared = process.undeclared, {}
+            declared = list((self._declared if again else news).values())
+        if again:
             process.declare_at = now + DECLARE_EVERY
         if tell:
             process.stats_at = now + self.stats_interval
@@ -586,11 +592,12 @@ class RemoteBackend(Backend):
         )
         try:
             with self._telling(tell) as counted:
-                declared = list(self._declared.values()) if declare else []
                 seen = store.publish(process.id, info, declared, counted)
         except (StoreBusy, StoreLost):
-            process.publish_at = process.stats_at = 0.0
-            if declare:
+            with process.lock:
+                process.publish_at = process.stats_at = 0.0
+                process.undeclared = {**news, **process.undeclared}
+            if again:
                 process.declare_at = 0.0
             raise
         self._hear(process, seen.now)

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 from circuitbreaker_django.backends.holds import LostHolds
 from circuitbreaker_django.backends.process import Process, Turn
 from circuitbreaker_django.backends.remote_store import RemoteStore
-from circuitbreaker_django.backends.store import Report, StoreBusy, StoreUnsure
+from circuitbreaker_django.backends.store import Declaration, Report, StoreBusy, StoreUnsure
 from circuitbreaker_django.core.circuit import Grant
 from circuitbreaker_django.core.view import View
 
@@ -87,6 +87,9 @@ class RemoteProcess(Process):
         self.publish_at = 0.0
         self.declare_at = 0.0
         self.stats_at = 0.0
+        self.clean_at = time.monotonic() + TICK
+        #: What was declared since the last publication.
+        self.undeclared: dict[str, Declaration] = {}
         #: What it has told to be open here alone.
         self.alone: tuple[str, ...] = ()
         #: Before this time no caller asks the store, for it did not answer in time.

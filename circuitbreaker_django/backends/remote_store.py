@@ -143,6 +143,12 @@ class RemoteStore(abc.ABC):
     def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
         """The store's time, and the newest events, newest first."""
 
+    def clean(self) -> None:
+        """Drop what nobody will miss where there is too much: keys from outside must not fill it.
+
+        Of circuits those that would be the same without a row; the floor is raised for them.
+        """
+
     def advice(self) -> list[str]:
         """What only the store can tell, and operators should know of."""
         return []

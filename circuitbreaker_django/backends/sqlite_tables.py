@@ -8,10 +8,18 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from circuitbreaker_django.backends import host, sqlite_traffic
+from circuitbreaker_django.backends import sqlite_traffic
+from circuitbreaker_django.backends.published import (
+    GONE_AFTER,
+    KEEP_DECLARED,
+    dump_process,
+    is_gone,
+    load_process,
+    patient_policy,
+)
 from circuitbreaker_django.backends.store import (
     KEYED,
     Declaration,
@@ -22,13 +30,9 @@ from circuitbreaker_django.backends.store import (
 from circuitbreaker_django.backends.transactional import Transaction
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event
-from circuitbreaker_django.core.policy import MAX_DURATION, Policy, micros, seconds
+from circuitbreaker_django.core.policy import micros, seconds
 from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
 
-#: Seconds after which a silent process counts as gone.
-GONE_AFTER: Final = 15.0
-#: Seconds that a declaration is kept after it was last seen (7 days).
-KEEP_DECLARED: Final = 7 * 86400.0
 #: Events kept.
 HISTORY: Final = 5000
 #: Rows of circuits, declarations, and counts of calls of one width, above which those go that
@@ -55,15 +59,6 @@ CREATE TABLE declarations (
     name TEXT PRIMARY KEY, seen_at INTEGER NOT NULL, policy TEXT NOT NULL, place TEXT NOT NULL
 ) WITHOUT ROWID;
 """
-
-_INFO_TYPES: Final = {
-    "host": str,
-    "pid": int,
-    "kind": str,
-    "started": float,
-    "digest": str,
-    "pid_space": str,
-}
 
 
 class Corrupt(StoreLost):
@@ -130,22 +125,11 @@ def read_overview(connection: sqlite3.Connection, now: int) -> Overview:
         values = _object(policy)
         if values is not None and isinstance(name, str) and isinstance(where, str):
             declarations[name] = Declaration(name, values, where)
-    processes = []
-    for (info,) in connection.execute(
+    found = connection.execute(
         "SELECT info FROM processes WHERE seen_at > ? ORDER BY id", (now - micros(GONE_AFTER),)
-    ):
-        values = _object(info)
-        if values is not None and all(
-            isinstance(values.get(key), kind) for key, kind in _INFO_TYPES.items()
-        ):
-            alone = values.get("alone")
-            process = ProcessInfo(
-                **{key: values[key] for key in _INFO_TYPES},
-                alone=tuple(map(str, alone)) if isinstance(alone, list) else (),
-            )
-            # One that was killed could not say so; where pids can be compared they tell.
-            if process.pid_space != host.pid_space() or host.is_running(process.pid):
-                processes.append(process)
+    )
+    infos = [load_process(info) for (info,) in found]
+    processes = [info for info in infos if info is not None and not is_gone(info)]
     circuits = dict(sorted(read_circuits(connection, -1).items()))
     floor = read_meta(connection).floor
     return Overview(now, circuits, declarations, tuple(processes), floor)
@@ -235,9 +219,7 @@ def publish(
     now: int,
 ) -> None:
     """Write down who is there and what his code declares, and forget who is gone (rule 23)."""
-    writer.execute(
-        "REPLACE INTO processes VALUES (?, ?, ?)", (process, now, json.dumps(asdict(info)))
-    )
+    writer.execute("REPLACE INTO processes VALUES (?, ?, ?)", (process, now, dump_process(info)))
     writer.execute("DELETE FROM processes WHERE seen_at <= ?", (now - micros(GONE_AFTER),))
     writer.executemany(
         "REPLACE INTO declarations VALUES (?, ?, ?, ?)",
@@ -286,7 +268,7 @@ def find_waste(reader: sqlite3.Connection, now: int) -> Waste | None:
     blank: dict[str, str] = {}
     floor = 0
     if rows > MAX_ROWS:
-        patient = _patient(values for _, values in declared)
+        patient = patient_policy(values for _, values in declared)
         for name, record in reader.execute("SELECT name, record FROM circuits"):
             circuit = _circuit(record)
             if core.is_blank(circuit, patient, now):
@@ -338,16 +320,6 @@ def _circuit(record: Any) -> Circuit:
 
 #: Whoever looks at all circuits now and then finds most of them as they were.
 _known_circuit: Final = functools.lru_cache(maxsize=4096)(_circuit)
-
-
-def _patient(policies: Iterable[Mapping[str, Any]]) -> Policy:
-    """A policy for which things count as long as for the longest of these."""
-    longest = Policy().failure_window
-    for values in policies:
-        for value in (values.get("failure_window"), values.get("ramp_up")):
-            if isinstance(value, int | float) and longest < value <= MAX_DURATION:
-                longest = value
-    return Policy(failure_window=longest, ramp_up=longest)
 
 
 def _object(text: Any) -> dict[str, Any] | None:

@@ -224,6 +224,15 @@ function circuit.is_suspect(c, policy, now)
   return seen.failures > 0 or seen.slow > 0
 end
 
+function circuit.is_blank(c, policy, now)
+  c = circuit.settle(c, now)
+  return c.state == 'closed'
+    and not c.override
+    and share(c, policy, now) == 1
+    and #window.live(c.failures, policy, now) == 0
+    and not circuit.is_suspect(c, policy, now)
+end
+
 local function with_error(c, told, at)
   return replace(c, {
     last_error = told.last_error,

@@ -2,10 +2,8 @@
 -- knows of changes that it has lost. Its rows stay.
 
 if store.look() and store.incarnation == ARGV[2] then
-  store.revision = math.max(now, store.revision + 1)
   redis.call('HSET', META, 'incarnation', ARGV[3])
-  redis.call('HSET', META, 'revision', record.number(store.revision))
   redis.call('HSET', CIRCUITS, MARK, ARGV[3])
-  redis.call('XADD', FEED, 'MAXLEN', '~', RINGS, record.number(store.revision) .. '-0', 'ring', '')
+  store.ring_now()
 end
 return 'done'

@@ -89,13 +89,17 @@ function store.ring()
   silent = false
 end
 
+function store.ring_now()
+  store.revision = math.max(now, store.revision + 1)
+  local revision = record.number(store.revision)
+  redis.call('HSET', META, 'revision', revision)
+  redis.call('XADD', FEED, 'MAXLEN', '~', RINGS, revision .. '-0', 'ring', '')
+end
+
 -- Returns all circuits that were looked at, and what has happened to them.
 function store.save()
   if not silent then
-    store.revision = math.max(now, store.revision + 1)
-    local revision = record.number(store.revision)
-    redis.call('HSET', META, 'revision', revision)
-    redis.call('XADD', FEED, 'MAXLEN', '~', RINGS, revision .. '-0', 'ring', '')
+    store.ring_now()
   end
   local rows = {}
   for name, after in pairs(known) do

@@ -1,0 +1,27 @@
+-- Drop rows on which nothing counts, and declarations, as the JSON text ARGV[2] names them. The floor
+-- is raised first, and in any case: by that the others hear that they are to forget rows (rule 2).
+
+local told = cjson.decode(ARGV[2])
+if not store.look() then
+  return 0
+end
+local dropped = {}
+for _, name in ipairs(told.names) do
+  if store.find(name) then
+    local row = store.read(name)
+    if circuit.is_blank(row, told.policy, now) then
+      dropped[#dropped + 1] = name
+      store.floor = math.max(store.floor, row.epoch)
+    end
+  end
+end
+if #dropped > 0 then
+  redis.call('HSET', META, 'floor', record.number(store.floor + 1))
+  redis.call('HDEL', CIRCUITS, unpack(dropped))
+  redis.call('ZREM', CHANGES, unpack(dropped))
+  store.ring_now()
+end
+for _, name in ipairs(told.declarations) do
+  redis.call('HDEL', DECLARATIONS, name)
+end
+return #dropped
