@@ -124,15 +124,16 @@ class RedisBackend(RemoteBackend):
         clock: Clock = monotonic,
         server_clock: Clock | None = None,
     ) -> None:
-        self._server: Server | None = None
-        self._cache = CACHE
         try:
-            if CACHE is not None:
-                if location is not None:
-                    raise ValueError('give either a URL, or a cache as OPTIONS["CACHE"], not both')
+            if CACHE is None:
+                server = from_url(location or "")
+                self._label = server.label
+                self._find_server: Callable[[], Server] = lambda: server
+            elif location is None:
+                self._label = f"the server of CACHES[{CACHE!r}]"
                 self._find_server = from_cache(CACHE)
             else:
-                self._server = from_url(location or "")
+                raise ValueError('give either a URL, or a cache as OPTIONS["CACHE"], not both')
         except ValueError as error:
             place = conf.where(alias, "LOCATION" if CACHE is None else "OPTIONS")
             raise ImproperlyConfigured(f"{place}: {error}.") from None
@@ -141,21 +142,14 @@ class RedisBackend(RemoteBackend):
         self._server_clock = server_clock
         super().__init__(node=node, threads=threads, observer=observer, clock=clock)
 
-    @property
-    def server(self) -> Server:
-        """Where it is; of a cache found at the first use."""
-        if self._server is None:
-            self._server = self._find_server()
-        return self._server
-
     def describe(self) -> str:
         """The server's address; never with a password."""
-        label = self._server.label if self._server else f"the server of CACHES[{self._cache!r}]"
-        return f"{label}, keys {self.prefix}*"
+        return f"{self._label}, keys {self.prefix}*"
 
     def connect(self, patience: float) -> RedisStore:
         """A connection whose every use takes so many seconds at most; it is not opened yet."""
-        return RedisStore(lambda: self.server.client(patience), self.prefix, self._server_clock)
+        find = self._find_server  # and not this backend, whose threads end when it is gone
+        return RedisStore(lambda: find().client(patience), self.prefix, self._server_clock)
 
 
 class RedisStore(RemoteStore):

@@ -352,13 +352,17 @@ class RemoteBackend(Backend):
         with process.lock:
             if process.first_until is None:
                 process.first_until = time.monotonic() + FIRST_PATIENCE
-        if self.threads and start_threads(self, process, THREAD_PATIENCE):
-            if not on_event_loop():
-                process.first.wait(max(0.0, process.first_until - time.monotonic()))
-            process.used = True
-        else:
+            until = process.first_until
+        if self.threads and not start_threads(self, process, THREAD_PATIENCE):
+            self.threads = False
+            self._process = process = self._new_process()
+        if not self.threads:
             process.used = True
             self._take_turn(process)
+            return
+        if not on_event_loop():
+            process.first.wait(max(0.0, until - time.monotonic()))
+        process.used = True
 
     def _take_turn(self, process: RemoteProcess) -> None:
         """Do the work of both threads, if it is this caller's turn."""
@@ -443,13 +447,9 @@ class RemoteBackend(Backend):
 
     def _keep_up(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Know what the store knows, and let it know of this process."""
-        if not process.attached:
-            self._attach(process, store)
-        else:
-            now = time.monotonic()
-            whole = process.resync or now >= process.resync_at
-            if not self._look(process, store, whole=whole):
-                self._attach(process, store)  # it has lost everything
+        whole = process.resync or time.monotonic() >= process.resync_at
+        if not process.attached or not self._look(process, store, whole=whole):
+            self._open(process, store, create=not self.observer)  # it is new, or has lost all
         if self._is_publishing_due(process):
             self._publish(process, store)
         if not self.observer and time.monotonic() >= process.clean_at:
@@ -478,9 +478,9 @@ class RemoteBackend(Backend):
             return
         if create:
             store.publish(process.id)
-        if not self._look(process, store, whole=True):
+        process.attached = self._look(process, store, whole=True)
+        if not process.attached:
             raise NoStore(f"there is nothing at {self.describe()}")
-        process.attached = True
 
     def _look(self, process: RemoteProcess, store: RemoteStore, *, whole: bool) -> bool:
         """Learn what has changed, or everything; whether there was a store to learn it from."""

@@ -1,0 +1,483 @@
+"""What backends over a network share, on a server that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import pytest
+
+from circuitbreaker_django import CircuitOpenError, CircuitState
+from circuitbreaker_django.backends import remote_process
+from circuitbreaker_django.backends.base import MAX_REPORTS
+from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
+from circuitbreaker_django.backends.remote_process import RemoteProcess
+from circuitbreaker_django.backends.remote_store import RemoteStore
+from circuitbreaker_django.backends.store import (
+    Declaration,
+    NoStore,
+    Report,
+    StoreBusy,
+    StoreLost,
+    StoreUnsure,
+)
+from circuitbreaker_django.core.circuit import Grant
+from circuitbreaker_django.core.errors import CircuitBackendError
+from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.states import Mode, Outcome
+from tests.backends.servers import RedisServer
+from tests.backends.waiting import until
+from tests.core.calls import failing, ok
+
+POLICY = Policy(failure_threshold=2)
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return refuse
+
+
+def join(process: RemoteProcess) -> None:
+    """See its threads end."""
+    for thread in (process.feed, process.writer):
+        assert thread is not None
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def member(redis):
+    """A backend without threads, whose callers do their work."""
+    backend = redis()
+    backend.sync()
+    return backend
+
+
+@pytest.fixture
+def breaker(member, make):
+    return make(member)
+
+
+@pytest.fixture
+def threaded(redis_server: RedisServer) -> Iterator[RedisBackend]:
+    """A backend with threads."""
+    with closing(redis_server.client()) as client:
+        client.flushall()
+    backend = RedisBackend(redis_server.url)
+    backend.sync()
+    process = backend._here()
+    until(lambda: backend.available)
+    yield backend
+    backend.close()
+    join(process)
+
+
+@pytest.fixture
+def half_open(threaded, make):
+    breaker = make(threaded, recovery_timeout=0.05)
+    breaker.trip()
+    until(lambda: breaker.state is CircuitState.HALF_OPEN)
+    return breaker
+
+
+# -- without threads -----------------------------------------------------------------------------
+
+
+def test_who_has_no_turn_goes_on_with_what_is_known(member, breaker, redis, make):
+    member.turn_every = 60
+    member._here().turn_at = time.monotonic() + 60
+    make(redis()).trip()
+    assert breaker.call(ok) == "ok"
+
+
+def test_one_caller_at_a_time_does_the_work(member, breaker, redis, make):
+    make(redis()).trip()
+    inside, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with member._here().writing.taken(1):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(10)
+    assert breaker.call(ok) == "ok"
+    leave.set()
+    thread.join(10)
+    assert breaker.state is CircuitState.OPEN
+
+
+def test_two_threads_are_never_at_the_store_at_once(member):
+    inside, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with member._here().visiting.taken(1):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(10)
+    with pytest.raises(StoreBusy):
+        member._do(member._here(), lambda store: None, 0)
+    leave.set()
+    thread.join(10)
+
+
+def test_a_request_does_the_work_of_threads_that_cannot_run(member, redis, make, breaker):
+    make(redis()).trip()
+    before = breaker.view.circuit
+    member.touch()
+    assert (before.state, breaker.view.circuit.state) == (CircuitState.CLOSED, CircuitState.OPEN)
+
+
+def test_a_backend_that_nobody_uses_does_nothing_at_a_request(redis):
+    backend = redis()
+    backend.touch()
+    assert not backend._here().used
+
+
+def test_where_no_thread_can_be_had_callers_do_the_work(redis_server, monkeypatch, make):
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "circuitbreaker-feed":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    backend = RedisBackend(redis_server.url, namespace="no threads")
+    backend.turn_every, backend.turn_patience = 0, 20
+    breaker = make(backend)
+    breaker.call(ok)
+    assert not backend._here().alive.is_set()
+    breaker.trip()
+    assert backend.available
+    assert breaker.state is CircuitState.OPEN
+    backend.close()
+
+
+def test_a_store_that_is_lost_is_left_alone_for_a_while(member, breaker, monkeypatch):
+    asked = []
+
+    def look(store: RedisStore, since: int) -> Any:
+        asked.append(since)
+        raise StoreLost("away")
+
+    monkeypatch.setattr(RedisStore, "look", look)
+    for _ in range(50):
+        assert breaker.call(ok) == "ok"
+    assert len(asked) < 10
+    assert member.problem == "away"
+    assert member.lost_at is not None
+
+
+def test_how_old_the_view_is_can_be_asked(member):
+    assert member.lost_at is None
+    assert member.heard_at <= time.monotonic()
+
+
+# -- what goes wrong at the store ----------------------------------------------------------------
+
+
+def test_a_delivery_that_came_too_late_is_made_again(member, breaker, monkeypatch):
+    deliver = RedisStore.deliver
+    monkeypatch.setattr(RedisStore, "deliver", raising(StoreBusy("late")))
+    failing(breaker)
+    assert member._evidence
+    monkeypatch.setattr(RedisStore, "deliver", deliver)
+    failing(breaker)
+    assert breaker.state is CircuitState.OPEN
+
+
+def test_an_operation_after_its_time_does_nothing(member, breaker, monkeypatch):
+    breaker.call(ok)
+    process = member._here()
+    process.ahead -= 3_600_000_000
+    monkeypatch.setattr(member, "sync", lambda: None)  # which would find out the time
+    with pytest.raises(CircuitBackendError, match="nothing was applied: the store was slow"):
+        breaker.trip()
+    assert member.overview().circuits == {}
+
+
+def test_a_command_that_may_have_been_applied_is_said_to_be_so(member, breaker, monkeypatch):
+    breaker.call(ok)
+    monkeypatch.setattr(RedisStore, "command", raising(StoreUnsure("silence")))
+    with pytest.raises(CircuitBackendError, match="it may have been applied, or not: silence"):
+        breaker.trip()
+
+
+def test_a_permit_that_may_have_been_granted_is_given_back(member, breaker, monkeypatch, clock):
+    breaker.trip()
+    clock.advance(30)
+    monkeypatch.setattr(RedisStore, "acquire", raising(StoreUnsure("silence")))
+    with pytest.raises(CircuitOpenError):
+        breaker.call(ok)
+    (report,) = member._reports
+    assert (report.name, report.outcome) == ("payments", Outcome.IGNORED)
+    member._reports *= MAX_REPORTS
+    fence = (member._incarnation, 1)
+    member._release(member._here(), Report("x", fence, "t", POLICY, Outcome.IGNORED, ""))
+    assert len(member._reports) == MAX_REPORTS
+    member._reports.clear()
+
+
+def test_callers_are_spared_a_store_that_was_too_slow(member, breaker, monkeypatch, clock):
+    breaker.trip()
+    clock.advance(30)
+    asked = []
+
+    def acquire(*args: Any) -> Any:
+        asked.append(args)
+        raise StoreBusy("slow")
+
+    monkeypatch.setattr(RedisStore, "acquire", acquire)
+    for _ in range(5):
+        with pytest.raises(CircuitOpenError):
+            breaker.call(ok)
+    assert len(asked) == 1
+
+
+def test_a_publication_that_fails_is_made_again(member, monkeypatch):
+    member.declare(Declaration("payments", {}, "here"))
+    publish = RedisStore.publish
+    monkeypatch.setattr(RedisStore, "publish", raising(StoreBusy("busy")))
+    member._here().declare_at = 0.0
+    member.publish()
+    monkeypatch.setattr(RedisStore, "publish", publish)
+    member.publish()
+    assert set(member.overview().declarations) == {"payments"}
+
+
+def test_a_member_whose_store_is_away_closes_all_the_same(member, monkeypatch):
+    monkeypatch.setattr(RedisStore, "withdraw", raising(StoreLost("away")))
+    member.close()
+
+
+def test_holds_that_cannot_be_put_back_in_time_are_not_put_back(
+    redis, redis_server, make, monkeypatch
+):
+    held = make(redis())
+    held.trip(hold=True)
+    backend = held.backend
+    with closing(redis_server.client()) as client:
+        client.flushall()
+    monkeypatch.setattr("circuitbreaker_django.backends.holds.REASSERT_WITHIN", 0)
+    assert held.state is CircuitState.CLOSED
+    assert backend.overview().circuits == {}
+
+
+def test_an_operator_makes_nothing_by_looking(redis):
+    backend = redis(observer=True)
+    with pytest.raises(NoStore):
+        backend.open(create=False)
+    backend.sync()
+    with pytest.raises(CircuitBackendError, match="there is nothing"):
+        backend.order({})
+    assert not backend._here().attached
+    redis().sync()
+    backend.order({})
+    assert backend._here().attached
+
+
+def test_an_operator_whose_store_has_lost_everything_makes_no_other(redis, redis_server):
+    backend = redis(observer=True)
+    backend.open(create=True)
+    with closing(redis_server.client()) as client:
+        client.flushall()
+        backend.sync()
+        assert client.keys() == []
+
+
+def test_a_store_has_nothing_to_advise_unless_it_says_so():
+    class Silent(RemoteStore):
+        look = wait = deliver = acquire = command = renew = None  # type: ignore[assignment]
+        publish = withdraw = overview = stats = events = close = None  # type: ignore[assignment]
+
+    store = Silent()
+    assert store.advice() == []
+    assert store.clean() is None  # type: ignore[func-returns-value]
+
+
+# -- threads -------------------------------------------------------------------------------------
+
+
+def test_threads_end_when_nobody_has_their_backend_any_more(redis_server):
+    backend = RedisBackend(redis_server.url, namespace="gone")
+    backend.sync()
+    process = backend._here()
+    until(partial(getattr, process, "attached"))
+    del backend
+    gc.collect()
+    join(process)
+
+
+def test_a_thread_that_meets_a_fault_of_ours_goes_on(threaded, monkeypatch, caplog):
+    monkeypatch.setattr(remote_process, "TICK", 0.01)
+    keep_up = RedisBackend._keep_up
+    monkeypatch.setattr(RedisBackend, "_keep_up", raising(KeyError("a fault")))
+    until(lambda: "a thread of a circuit store failed" in caplog.text)
+    monkeypatch.setattr(RedisBackend, "_keep_up", keep_up)
+    heard = threaded.heard_at
+    until(lambda: threaded.heard_at > heard)
+
+
+def test_what_the_writer_raises_reaches_who_asked(threaded):
+    def fail(store: RemoteStore) -> None:
+        raise KeyError("a fault")
+
+    with pytest.raises(KeyError):
+        threaded._do(threaded._here(), fail, 10)
+
+
+def test_too_many_questions_are_refused(threaded, monkeypatch):
+    monkeypatch.setattr(remote_process, "MAX_QUESTIONS", 0)
+    with pytest.raises(StoreBusy, match="too much"):
+        threaded._here().submit(lambda store: None)
+
+
+def test_questions_that_are_left_at_the_end_are_answered(threaded):
+    process = threaded._here()
+    asked, leave = threading.Event(), threading.Event()
+
+    def wait(store: RemoteStore) -> None:
+        asked.set()
+        leave.wait(10)
+
+    busy = process.submit(wait)
+    asked.wait(10)
+    left = process.submit(lambda store: None)
+    process.stopped.set()
+    leave.set()
+    assert busy.result(10) is None
+    with pytest.raises(StoreBusy, match="closed"):
+        left.result(10)
+    join(process)
+
+
+def test_an_answer_that_nobody_waits_for_harms_nobody(threaded):
+    asked, leave = threading.Event(), threading.Event()
+
+    def wait(store: RemoteStore) -> None:
+        asked.set()
+        leave.wait(10)
+
+    process = threaded._here()
+    process.submit(wait)
+    asked.wait(10)
+    with pytest.raises(StoreBusy, match="slow"):
+        process.ask(lambda store: None, 0)
+    leave.set()
+    assert process.ask(lambda store: "answer", 10) == "answer"
+
+
+def test_a_caller_does_not_wait_for_an_answer_that_takes_too_long(threaded):
+    asked, leave = threading.Event(), threading.Event()
+
+    def wait(store: RemoteStore) -> None:
+        asked.set()
+        leave.wait(10)
+
+    threading.Timer(0.2, leave.set).start()
+    with pytest.raises((StoreUnsure, StoreBusy)):
+        threaded._here().ask(wait, 0.1)
+    leave.set()
+
+
+# -- event loops ---------------------------------------------------------------------------------
+
+
+async def test_the_first_use_on_an_event_loop_waits_for_nothing(redis_server, make):
+    backend = RedisBackend(redis_server.url, namespace="loop")
+    breaker = make(backend)
+    breaker.call(ok)
+    process = backend._here()
+    assert process.used
+    until(lambda: backend.available)
+    backend.close()
+    join(process)
+
+
+async def test_many_tasks_ask_for_one_permit(half_open):
+    entered = asyncio.Event()
+
+    async def trial() -> str:
+        entered.set()
+        await asyncio.sleep(0.05)
+        return "tried"
+
+    async def call() -> object:
+        try:
+            return await half_open.call(trial)
+        except CircuitOpenError:
+            return "rejected"
+
+    answers: list[object] = []
+    while "tried" not in answers:
+        answers += await asyncio.gather(*(call() for _ in range(10)))
+    assert answers.count("tried") == 1 or half_open.state is CircuitState.CLOSED
+
+
+async def test_a_permit_that_is_denied_is_not_asked_for_again_at_once(half_open, threaded):
+    view = half_open.view
+    fence = (view.incarnation, view.shared_epoch)
+    until(lambda: threaded._acquire("payments", fence, "other", half_open.policy, 10)[0].granted)
+    await threaded.ask_ahead(view, half_open.policy)
+    assert isinstance(half_open.enter(), CircuitOpenError)
+    assert view.pause_until > threaded.clock()
+    await threaded.ask_ahead(view, half_open.policy)
+    assert not threaded._here().asked
+
+
+async def test_a_permit_that_cannot_be_asked_for_is_none(half_open, threaded, monkeypatch):
+    monkeypatch.setattr(remote_process, "MAX_QUESTIONS", 0)
+    await threaded.ask_ahead(half_open.view, half_open.policy)
+    assert isinstance(half_open.enter(), CircuitOpenError)
+    monkeypatch.undo()
+    threaded._here().ask_at = time.monotonic() + 60
+    await threaded.ask_ahead(half_open.view, half_open.policy)
+    assert isinstance(half_open.enter(), CircuitOpenError)
+
+
+async def test_a_permit_that_the_store_is_too_slow_for_is_none(half_open, threaded, monkeypatch):
+    monkeypatch.setattr(RedisStore, "acquire", raising(StoreBusy("slow")))
+    await threaded.ask_ahead(half_open.view, half_open.policy)
+    until(lambda: all(one.answer.done() for one in threaded._here().asked.values()))
+    assert isinstance(half_open.enter(), CircuitOpenError)
+
+
+async def test_a_permit_of_an_earlier_epoch_is_taken_by_nobody(half_open, threaded):
+    await threaded.ask_ahead(half_open.view, half_open.policy)
+    (asked,) = threaded._here().asked.values()
+    half_open.trip()
+    until(lambda: half_open.state is CircuitState.HALF_OPEN)
+    await threaded.ask_ahead(half_open.view, half_open.policy)
+    (other,) = threaded._here().asked.values()
+    assert other is not asked
+
+
+async def test_a_permit_is_taken_once(half_open, threaded):
+    view, process = half_open.view, threaded._here()
+    await threaded.ask_ahead(view, half_open.policy)
+    until(lambda: process.asked[view].answer.done())
+    asked = process.asked.pop(view)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threaded, "_ask_for_permit", lambda *args: asked)
+        assert threaded._try(process, view, half_open.policy) is None
+    assert asked.answer.result() == Grant(True)
+
+
+async def test_a_mode_asks_for_no_permit(half_open, threaded):
+    half_open.disable()
+    await threaded.ask_ahead(half_open.view, half_open.policy)
+    assert not threaded._here().asked
+    assert half_open.mode is Mode.DISABLED
