@@ -70,6 +70,8 @@ class Group:
 
 def all_groups(folder: Path) -> list[Group]:
     """Everything, ready to run."""
+    from benchmarks.redis_cases import redis_calls
+
     configure(folder / "project.sqlite3")
     memory, sqlite = MemoryBackend(), SQLiteBackend(location=folder / "breakers.sqlite3")
     return [
@@ -79,6 +81,7 @@ def all_groups(folder: Path) -> list[Group]:
         blocks(memory, sqlite),
         async_blocks(memory, sqlite),
         rejections(memory, sqlite),
+        *redis_calls(),
     ]
 
 
