@@ -1,5 +1,6 @@
 # Everything happens in .venv, which the first target that needs it makes.
 # Another interpreter: make test PYTHON=python3.13. Part of the tests: make test ARGS="-k sqlite".
+# The example with its circuits in Redis: make demo BACKEND=redis.
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/coverage report --fail-under=0
 
 demo: $(VENV)/.example
-	$(BIN)/python example_project/demo.py $(ARGS)
+	$(BIN)/python example_project/demo.py $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 screenshots: $(VENV)/.browser
 	$(BIN)/python -m tests.browser.screenshots

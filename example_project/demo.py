@@ -66,9 +66,10 @@ class Processes:
         env: dict[str, str],
         fd: int | None = None,
         stdout: int | None = None,
+        program: str = sys.executable,
     ) -> subprocess.Popen[bytes]:
         self.running[name] = process = subprocess.Popen(
-            [sys.executable, *command],
+            [program, *command],
             cwd=HERE,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -213,7 +214,14 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def run(processes: Processes, wanted_port: int, folder: Path) -> None:
+def find_redis() -> str:
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    raise Failed("There is neither redis-server nor valkey-server on this machine.")
+
+
+def run(processes: Processes, wanted_port: int, folder: Path, backend: str) -> None:
     env = {
         name: value
         for name, value in os.environ.items()
@@ -226,8 +234,19 @@ def run(processes: Processes, wanted_port: int, folder: Path) -> None:
         "SHOP_DEBUG": "true",
         "SHOP_DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
         "SHOP_BREAKER_NAMESPACE": "shop",
-        "SHOP_BREAKER_LOCATION": str(folder / "breakers"),
+        "SHOP_CIRCUIT_BREAKERS_URL": f"sqlite:///{folder / 'breakers'}",
     }
+    if backend == "redis":
+        path = folder / "redis.sock"
+        server = find_redis()
+        processes.start(
+            *("Redis", "--port", "0", "--unixsocket", str(path), "--save", "", "--daemonize", "no"),
+            env=env,
+            program=server,
+            stdout=subprocess.DEVNULL,
+        )
+        processes.wait_until("Redis", path.exists)
+        values["SHOP_CIRCUIT_BREAKERS_URL"] = f"unix://{path}"
 
     upstream = processes.start(
         "The upstream", "upstream.py", "--port", "0", env=env, stdout=subprocess.PIPE
@@ -306,6 +325,12 @@ def main() -> int:
         default=8000,
         help="of the shop; if it is taken, a free one is used (default: %(default)s)",
     )
+    parser.add_argument(
+        "--backend",
+        choices=["sqlite", "redis"],
+        default="sqlite",
+        help="where the circuits are; a server is started for it (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -322,7 +347,7 @@ def main() -> int:
         signal.signal(signal.SIGHUP, processes.on_signal)
     folder = Path(tempfile.mkdtemp(prefix="tea-shop-")).resolve()
     try:
-        run(processes, arguments.port, folder)
+        run(processes, arguments.port, folder, arguments.backend)
     except Stopped:
         print("\nStopping ...", flush=True)
     except Failed as failure:

@@ -454,3 +454,18 @@ def test_the_demo_says_which_process_died_and_ends_the_others(
     assert demo.process.wait(60) == 1
     assert f"gunicorn (process {gunicorn}) ended by itself: signal SIGKILL." in demo.log.read_text()
     until(lambda: not any(map(is_running, pids)))
+
+
+def test_the_circuits_can_be_in_redis(start_demo):
+    if not (shutil.which("redis-server") or shutil.which("valkey-server")):
+        pytest.skip("there is no redis-server on this machine")
+    demo = start_demo("--backend", "redis", "--port", "0")
+    demo.switch("errors")
+    demo.failures_until_open("/checkout/")
+    until(lambda: demo.statuses("/checkout/") == {503})
+    status = demo.manage("breaker", "status")
+    assert "RedisBackend at unix://" in status.stdout
+    assert demo.circuit("payments")["state"] == "open"
+    done = demo.manage("breaker", "reset", "payments")
+    assert done.returncode == 0, done.stderr
+    assert demo.circuit("payments")["state"] == "closed"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import environ
 
+from circuitbreaker_django.conf import registry_from_url
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 environ.Env.read_env(os.environ.get("SHOP_ENV_FILE", BASE_DIR / ".env"))
@@ -74,10 +76,11 @@ STATIC_URL = "static/"
 UPSTREAM_URL = env.str("UPSTREAM_URL", default="http://127.0.0.1:9000")
 
 CIRCUIT_BREAKERS = {
-    "default": {
+    # One variable says where the circuits are: redis://..., sqlite:///path, database://default.
+    # Without it they are at a place that every process of this host finds by itself.
+    "default": registry_from_url(env.str("CIRCUIT_BREAKERS_URL", default="sqlite://"))
+    | {
         "NAMESPACE": env.str("BREAKER_NAMESPACE", default="shop"),
-        # None is the default place, which every process of this host finds by itself.
-        "LOCATION": env.str("BREAKER_LOCATION", default=None),
         # Quick to open and quick to try again, so that one can watch it.
         "DEFAULTS": {
             "failure_threshold": 3,

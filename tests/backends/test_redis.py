@@ -5,16 +5,22 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import pytest
-import redis
+import redis as redis_py
 from django.test import override_settings
 
 from circuitbreaker_django import CircuitBreaker, CircuitState
+from circuitbreaker_django.backends import host
+from circuitbreaker_django.backends import redis as redis_module
 from circuitbreaker_django.backends.redis import RedisBackend
-from circuitbreaker_django.backends.store import NoStore
+from circuitbreaker_django.backends.store import Declaration, NoStore, ProcessInfo
+from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitBackendError
+from circuitbreaker_django.core.policy import Policy
+from tests.backends.conftest import AHEAD
 from tests.backends.servers import RedisServer, find_server, free_port, short_folder
 from tests.backends.test_redis_faults import (
     is_back,
@@ -129,10 +135,10 @@ def follows(server: RedisServer) -> bool:
 
 
 def knows_a_replica(port: int) -> bool:
-    with closing(redis.Redis(port=port)) as client:
+    with closing(redis_py.Redis(port=port)) as client:
         try:
             return bool(client.execute_command("SENTINEL", "REPLICAS", "shop"))
-        except redis.RedisError:
+        except redis_py.RedisError:
             return False
 
 
@@ -247,9 +253,6 @@ def test_rows_are_read_in_pages(server, monkeypatch):
     for number in range(50):
         CircuitBreaker(f"breaker {number}", backend=ours).trip()
     names = [f"together {number}" for number in range(20)]
-    from circuitbreaker_django.core.circuit import Command, CommandKind
-    from circuitbreaker_django.core.policy import Policy
-
     ours.order({name: (Command(CommandKind.TRIP), Policy()) for name in names})
     theirs = RedisBackend(server.url, threads=False)
     theirs.turn_patience = 20
@@ -270,3 +273,84 @@ def test_a_thousand_names_in_one_delivery_are_several_scripts(server, live):
         failing(other)
     until(lambda: len(backend.overview().circuits) == 200)
     assert is_closed(breaker)
+
+
+# -- too much ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowded(redis, make, monkeypatch):
+    """A member of a store in which more has happened than is kept."""
+    monkeypatch.setattr(redis_module, "MAX_ROWS", 5)
+    monkeypatch.setattr(redis_module, "MAX_DECLARED", 5)
+    backend = redis()
+    for number in range(8):
+        failing(make(backend, f"user:{number}"))
+    make(backend, "open").trip()
+    return backend
+
+
+def test_rows_on_which_nothing_counts_go_where_there_are_many(crowded, redis, make, clock):
+    other = make(redis(), "user:1")
+    other.call(ok)
+    before = other.view.shared_epoch
+    store = crowded.connect(20)
+    with closing(store):
+        store.clean()
+        assert len(crowded.overview().circuits) == 9  # they count
+        clock.advance(60)
+        store.clean()
+        assert set(crowded.overview().circuits) == {"open"}
+        store.clean()
+    assert other.call(ok) == "ok"
+    assert other.view.shared_epoch > before
+    failing(other)
+    failing(other)
+    assert is_open(other)
+
+
+def test_declarations_of_breakers_by_key_go_where_there_are_many(crowded):
+    for number in range(8):
+        policy = {"keyed": number != 0, "failure_window": 1000}
+        crowded.declare(Declaration(f"user:{number}", policy, "here"))
+    crowded.declare(Declaration("payments", {}, "here"))
+    crowded.publish()
+    with closing(crowded.connect(20)) as store:
+        store.clean()
+    kept = set(crowded.overview().declarations)
+    assert len(kept) == 5
+    assert {"payments", "user:0"} <= kept
+
+
+def test_a_store_that_is_not_there_has_nothing_to_drop(crowded, redis_server, monkeypatch):
+    with closing(crowded.connect(20)) as store, closing(redis_server.client()) as client:
+        client.delete(crowded.prefix + "meta")
+        store.clean()
+        assert client.hlen(crowded.prefix + "circuits") == 10
+
+
+def test_what_another_release_has_published_is_left_out(crowded, redis_server):
+    prefix = crowded.prefix
+    now = crowded.overview().now + AHEAD
+    with closing(redis_server.client()) as client:
+        client.hset(prefix + "processes", "a", f"{now} garbage")
+        client.hset(prefix + "processes", "b", "garbage")
+        client.hset(prefix + "processes", "c", f'{now} {{"host": 5}}')
+        client.hset(prefix + "declarations", "a", f'{now} {{"policy": 5, "where": ""}}')
+        client.hset(prefix + "declarations", "b", f"{now} []")
+    overview = crowded.overview()
+    assert len(overview.processes) == 1
+    assert overview.declarations == {}
+
+
+def test_a_process_that_was_killed_is_not_counted_on_its_own_host(crowded, redis_server):
+    gone = ProcessInfo(host.host_name(), 2**22 + 1, "x", 1.0, "", host.pid_space())
+    elsewhere = replace(gone, host="elsewhere")
+    with closing(crowded.connect(20)) as store:
+        for name, info in (("gone", gone), ("elsewhere", elsewhere)):
+            store.publish(name, info)
+    assert {info.host for info in crowded.overview().processes} == {
+        host.host_name(),
+        "elsewhere",
+    }
+    assert gone not in crowded.overview().processes

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
+from circuitbreaker_django.backends.redis_scripts import CLEAN, as_text, policy_data
 from circuitbreaker_django.backends.remote_store import Snapshot, Teller
 from circuitbreaker_django.backends.store import Evidence, Report
 from circuitbreaker_django.core import circuit as core
@@ -26,7 +27,7 @@ from circuitbreaker_django.core.circuit import (
 )
 from circuitbreaker_django.core.errors import CircuitConflictError
 from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.core.record import dump_circuit
+from circuitbreaker_django.core.record import dump_circuit, load_circuit
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.window import Slice
 from tests.backends.servers import RedisServer
@@ -154,12 +155,7 @@ class Scripts:
     def put(self, circuit: Circuit) -> None:
         self.client.hset(self.prefix + "circuits", "payments", dump_circuit(circuit))
 
-    def row(self) -> Circuit:
-        return self.store.look(0).circuits.get("payments") or self.raw()
-
     def raw(self) -> Circuit:
-        from circuitbreaker_django.core.record import load_circuit
-
         return load_circuit(self.client.hget(self.prefix + "circuits", "payments").decode())
 
 
@@ -309,3 +305,16 @@ def test_a_circuit_comes_back_as_it_was(scripts, circuit):
     report = Report("payments", (scripts.incarnation, 0), "", Policy(), Outcome.SUCCESS, "")
     seen = scripts.store.deliver({}, [report], Teller(OWN, "", 0, before=NEVER))
     assert seen.circuits["payments"] == core.settle(circuit, NOW)
+
+
+@thorough
+@given(circuit=any_circuit, policy=any_policy)
+def test_what_may_be_dropped(scripts, circuit, policy):
+    scripts.put(circuit)
+    before = scripts.store.look(0)
+    told = {"names": ["payments", "nobody"], "policy": policy_data(policy), "declarations": []}
+    dropped = scripts.store._change(lambda client: scripts.store._run(client, CLEAN, as_text(told)))
+    assert dropped == core.is_blank(circuit, policy, NOW)
+    after = scripts.store.look(0)
+    assert (after.floor > max(before.floor, circuit.epoch)) if dropped else (after == before)
+    assert bool(scripts.client.hexists(scripts.prefix + "circuits", "payments")) != bool(dropped)
