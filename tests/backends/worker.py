@@ -115,7 +115,7 @@ class Worker:
 
     def rounds(self) -> int:
         """How often this process has kept house."""
-        return self.backend.rounds
+        return int(self.backend.rounds)
 
     def storm(self, start: float) -> tuple[int, int]:
         """Calls that fail until one is rejected; all workers begin at once.
