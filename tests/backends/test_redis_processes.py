@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -91,6 +92,19 @@ def test_a_fork_has_threads_of_its_own(hire):
     assert other.wait_for("closed") == "closed"
     assert parent.wait_for("closed") == "closed"
     assert parent.threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("fork", "first"), [("fork", "ok"), ("fork_without_hooks", "touch")], ids=["hooks", "none"]
+)
+def test_a_fork_that_only_serves_hears_of_a_trip(hire, fork, first):
+    parent, other = hire(2)
+    parent.ok()
+    other.ok()
+    parent.send(fork, [first, "wait_until_rejected"])
+    time.sleep(1)  # by then the fork serves
+    assert other.hold() == "done"
+    assert parent.answer()[1:] == ["rejected", 0]
 
 
 def test_a_fork_that_python_does_not_hear_of_notices_at_its_next_request(hire):

@@ -195,6 +195,13 @@ class Worker:
     def wait_for_open(self) -> str:
         return self.wait_for("open")
 
+    def wait_until_rejected(self) -> str:
+        """By calls alone, as a worker that only serves."""
+        deadline = time.monotonic() + 10
+        while (answer := self.ok()) == "ok" and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return answer
+
     def pids(self) -> list[int]:
         return sorted(process.pid for process in self.backend.overview().processes)
 
