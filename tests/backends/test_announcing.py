@@ -222,7 +222,7 @@ def test_a_command_that_was_not_applied_is_not_told(members, heard, monkeypatch)
         raise StoreBusy("busy")
 
     backend = members[0].backend
-    monkeypatch.setattr(backend, "_transaction", refuse)
+    monkeypatch.setattr(backend, "_command", refuse)
     with pytest.raises(CircuitBackendError):
         members[0].trip()
     assert heard == []
