@@ -214,7 +214,7 @@ class CircuitBreaker:
             view.rejected += 1
             logger.debug("%s", answer)
             if rejection_listeners:
-                tell_rejection(self.backend.registry, answer)
+                tell_rejection(self.backend, answer)
         else:
             view.gate.calls += 1.0
         return answer

@@ -122,7 +122,7 @@ class Gate:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s", error)
         if rejection_listeners:
-            tell_rejection(breaker.backend.registry, error)
+            tell_rejection(breaker.backend, error)
         return error
 
     def exit(self, *exc_info: *ExcInfo) -> None:

@@ -11,11 +11,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from circuitbreaker_django.core.announce import log_news
 from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.news import CallRejected, News
+
+if TYPE_CHECKING:
+    from circuitbreaker_django.backends.base import Backend
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -83,11 +86,11 @@ def tell() -> None:
         outbox.chain = 0
 
 
-def tell_rejection(registry: str | None, error: CircuitOpenError) -> None:
+def tell_rejection(backend: Backend, error: CircuitOpenError) -> None:
     """Tell of a rejected call, unless a listener has made it: that might have no end."""
     if not _mine().chain:
-        keep(CallRejected(registry, error.name or "", error.state, error.retry_after))
-        tell()
+        keep(CallRejected(backend.registry, error.name or "", error.state, error.retry_after))
+        backend.announce()
 
 
 def _audience(news: News) -> list[Listener]:

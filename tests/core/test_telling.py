@@ -221,6 +221,23 @@ def test_each_rejection_is_told_on_both_ways(make, listen):
     assert heard == [CallRejected("default", "payments", breaker.state, 30.0)] * 3
 
 
+@pytest.mark.parametrize("way", ["gate", "backend"])
+def test_a_rejection_while_its_thread_has_a_lock_is_told_later(make, listen, way):
+    """As that of a call which a signal handler makes in between."""
+    heard: list[Any] = []
+    listen(heard.append, rejections=True)
+    breaker = make()
+    breaker.trip()
+    if way == "gate":
+        breaker.view.open_gate(breaker.backend.bell, breaker.policy, breaker.backend.clock())
+    with breaker.backend._here().lock:
+        with pytest.raises(CircuitOpenError):
+            breaker.call(ok)
+        assert heard == []
+    breaker.backend.announce()
+    assert len(heard) == 1
+
+
 def test_a_breaker_without_a_name_has_an_empty_one(make, listen):
     heard: list[Any] = []
     listen(heard.append, rejections=True)
