@@ -320,8 +320,9 @@ class CircuitBreaker:
         since: float = inf,
     ) -> None:
         """Tell how a ``with`` block ended."""
-        outcome = Outcome.SUCCESS if error is None else self.classifier.classify(error)
-        self.leave(admission, outcome, error, started, since)
+        if admission:
+            outcome = Outcome.SUCCESS if error is None else self.classifier.classify(error)
+            self.leave(admission, outcome, error, started, since)
 
     def record_success(self) -> None:
         """Tell of a success of a call that was made elsewhere.

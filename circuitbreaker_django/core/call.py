@@ -113,6 +113,8 @@ class Call:
 
     def failed(self, error: BaseException) -> bool:
         """Tell that it raised. Whether the fallback answers for it."""
+        if self.admission is None and self.breaker.passive:
+            return False
         try:
             outcome = self.rules.error(self.breaker, error, self.args)
         except Exception:  # of whoever refined the rules; the caller is to see his own

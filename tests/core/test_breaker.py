@@ -721,6 +721,18 @@ def test_a_block_gives_the_breaker_and_swallows_nothing(make):
         raise Down
 
 
+@pytest.mark.parametrize("state", ["passive", "disabled"])
+def test_a_block_that_is_not_counted_is_not_judged(make, state):
+    breaker = make(failure_predicate=lambda error: pytest.fail("it was asked"))
+    if state == "passive":
+        breaker.passive = True
+    else:
+        breaker.disable()
+    breaker.view.shut()
+    with pytest.raises(ConnectionError), breaker:
+        raise ConnectionError
+
+
 async def test_an_async_block_gives_the_breaker(make):
     breaker = make()
     for _ in range(2):

@@ -358,6 +358,14 @@ async def test_a_passive_breaker_counts_nothing(make, func):
     assert breaker.state is CLOSED
 
 
+@pytest.mark.parametrize("func", [echo, aecho])
+async def test_a_passive_breaker_leaves_a_failure_as_it_is(make, func):
+    breaker = make(failure_predicate=lambda error: pytest.fail("it was asked"))
+    breaker.passive = True
+    with pytest.raises(Down):
+        await first(breaker.protect(fallback=[], fallback_on_failure=True)(func)(0, Down))
+
+
 # -- who is inside of a trial -----------------------------------------------------------------
 
 
