@@ -90,7 +90,7 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
                 started = inf if limit is None else seconds()
                 try:
                     result = func(*args, **kwargs) if kwargs else func(*args)
-                except Exception as error:
+                except BaseException as error:
                     gate.calls += 1.0
                     call = _call(gate, args, kwargs, rules, started)
                     if call.failed(error):
@@ -109,7 +109,7 @@ def _protect_sync(func: Callable[..., Any], resolve: Resolve, rules: Rules) -> C
         try:
             # Without keywords to merge the call is cheaper by 0.2 to 0.35 of an empty wrapper.
             result = func(*args, **kwargs) if kwargs else func(*args)
-        except Exception as error:
+        except BaseException as error:
             call = _call(gate, args, kwargs, rules)
             if call.failed(error):
                 return call.instead.give(args, kwargs)
@@ -158,7 +158,7 @@ def _protect_async(
                 started = inf if limit is None else seconds()
                 try:
                     result = await func(*args, **kwargs)
-                except Exception as error:
+                except BaseException as error:
                     gate.calls += 1.0
                     call = _call(gate, args, kwargs, rules, started)
                     if call.failed(error):
@@ -177,7 +177,7 @@ def _protect_async(
         gate.calls += 1.0
         try:
             result = await func(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
             call = _call(gate, args, kwargs, rules)
             if call.failed(error):
                 return await call.instead.give_async(args, kwargs)

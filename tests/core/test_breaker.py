@@ -318,6 +318,20 @@ def test_counters_count_calls_failures_neutral_ends_and_rejections(make, clock):
     assert (calls, view.failures, view.ignored, view.rejected) == (5, 3, 1, 3)
 
 
+@pytest.mark.parametrize("rules", [{}, {"failure_rate_threshold": 1.0}], ids=["count", "rate"])
+async def test_a_call_that_was_cut_off_is_a_call_and_neutral(make, rules):
+    breaker = make(failure_threshold=9, **rules)
+    cut, acut = breaker(fail), breaker(afail)
+    with pytest.raises(Down):
+        cut()  # what comes next has a gate to pass by
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            cut(KeyboardInterrupt)
+        with pytest.raises(asyncio.CancelledError):
+            await acut(asyncio.CancelledError)
+    assert (breaker.view.all_calls, breaker.view.failures, breaker.view.ignored) == (5, 1, 4)
+
+
 # -- half-open --------------------------------------------------------------------------------
 
 
