@@ -112,15 +112,17 @@ def test_the_recipes_for_events_do_what_they_say(settings, chat, monkeypatch):
         breaker.trip(hold=True)
         with pytest.raises(CircuitOpenError):
             breaker.call(print)
+    breaker.metrics_only()
+    breaker.record_failure()  # opens it on paper, which is nothing to mail
     assert mails == [
         ("Circuit payments is open", "1 failure within 60 s; last error: TimeoutError"),
         ("Circuit payments is open", "hold; last error: none"),
     ]
     texts = {told.get(timeout=10)["text"] for _ in range(4)}
     assert texts == {
-        "Circuit payments is open: 1 failure within 60 s",
-        "Circuit payments is closed: reset",
-        "Circuit payments is open: hold",
+        "Circuit payments is open (auto): 1 failure within 60 s",
+        "Circuit payments is closed (auto): reset",
+        "Circuit payments is open (forced_open): hold",
     }
     assert values["rejected"] == {"payments": 2}
     assert [crumb["message"] for crumb in crumbs][:2] == [

@@ -376,7 +376,7 @@ class CircuitBreaker:
         ``recovery_timeout`` and may close it. A circuit that is held stays held.
 
         Args:
-            hold: keep it open until :meth:`reset`.
+            hold: keep it open until :meth:`enable` or :meth:`reset`.
             duration: keep it open for this many seconds; then trials decide.
             reason: why; at most 500 characters are kept.
             actor: who; at most 500 characters are kept.
@@ -397,7 +397,8 @@ class CircuitBreaker:
     def disable(self, *, duration: float | None = None, reason: str = "", actor: str = "") -> None:
         """Let all calls pass and count nothing, for everybody who shares the circuit.
 
-        What was counted before stays, and counts again when the mode ends.
+        What was counted before stays, and counts again when the mode ends; but for what only one
+        process knows of it, which are rows of failures and, for rates, calls not told of.
 
         Args:
             duration: seconds until the mode ends by itself; by default it ends with
