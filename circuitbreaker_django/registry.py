@@ -10,7 +10,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Unpack
 from weakref import WeakValueDictionary
 
@@ -29,7 +28,8 @@ from circuitbreaker_django.core.detail import Detail
 from circuitbreaker_django.core.errors import CircuitOpenError, UnknownBreakerError
 from circuitbreaker_django.core.view import View
 from circuitbreaker_django.declarations import Declared
-from circuitbreaker_django.families import Family, Members
+from circuitbreaker_django.families import Family
+from circuitbreaker_django.members import Members, drop_view, is_away
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -91,12 +91,13 @@ class Registry(Mapping[str, CircuitBreaker]):
         self._breakers: dict[str, CircuitBreaker] = {}
         self._patterns = [name for name in config.breakers if families.is_pattern(name)]
         self._named = frozenset(config.breakers).difference(self._patterns)
-        self._families: dict[str, Family] = {}
-        self._members = Members(config.max_breakers)
-        #: Breakers by key that operators were told of: so few in all, for they are told for days.
-        self._told: set[str] = set()
-        self._full_until = 0.0
-        self._has_warned = False
+        alias = config.alias
+        self._members = Members(
+            alias,
+            config.max_breakers,
+            is_overridden=lambda name: registries.override_of(alias, name) is not None,
+            bring_back=lambda breaker: registries[alias].bring_back(breaker),
+        )
 
     def __repr__(self) -> str:
         return f"<Registry {self.config.alias!r}>"
@@ -148,11 +149,12 @@ class Registry(Mapping[str, CircuitBreaker]):
             TypeError, ValueError: no family can have this name: it is 1 to 182 printable
                 characters without any of ``: * ? [ ] ~``.
         """
-        family = self._families.get(name)
+        known = self._members.families
+        family = known.get(name)
         if family is None:
             declare_family(self.config.alias, name, depth=2)
             with _lock:
-                family = self._families.setdefault(name, Family(name, self._find))
+                family = known.setdefault(name, Family(name, self._find))
         return family
 
     def family_of(self, name: str) -> str:
@@ -230,7 +232,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         for member in _held_by_key(self.config.alias):
             if name in (member.view.name, self.family_of(member.view.name)):
                 self.put_away(member)
-                told |= {member.view.name} & self._told
+                told |= {member.view.name} & self._members.told
         if self._home is not None:
             for each in sorted(told):
                 self._home.backend.declare(self.declaration(each))
@@ -253,13 +255,13 @@ class Registry(Mapping[str, CircuitBreaker]):
         name, alias = breaker.view.name, self.config.alias
         breaker.policy, breaker.classifier = options.make(self.values_for(name))
         breaker.passive = self.passive and registries.override_of(alias, name) is None
-        families.put_away(breaker, partial(_bring_back, alias))
+        self._members.put_away(breaker)
 
     def bring_back(self, breaker: CircuitBreaker) -> None:
         """Keep a breaker by key that was put away and is in use."""
         home = self._at_home()
         with _lock:
-            if not families.is_away(breaker):
+            if not is_away(breaker):
                 return  # another thread was faster
             if self._is_named(breaker.view.name):
                 self._hand_out(breaker.view.name, home)
@@ -275,13 +277,11 @@ class Registry(Mapping[str, CircuitBreaker]):
         """Let go of the store, and of all breakers by key."""
         if self._home is not None:
             with _lock:
-                for family in self._families.values():
-                    family.plain.clear()
                 names = self._members.clear()
             self._home.backend.close()  # first, for what it still tells the store goes with a view
             with _lock:
                 for name in names:
-                    self._drop_view(name, self._home)
+                    drop_view(name, self._home)
 
     def _is_named(self, name: object) -> bool:
         return name in self._named or name in self._code()
@@ -344,16 +344,15 @@ class Registry(Mapping[str, CircuitBreaker]):
             return breaker
         home = self._at_home()
         is_new = breaker is None and not self._is_named(name)
-        if is_new and home.backend.seconds() < self._full_until:
+        if is_new and self._members.is_full(home.backend.seconds()):
             return self[family.name]
         with _lock:
             if self._is_named(name):
                 breaker = self[name]
-            elif self._members.get(name) is not None or self._make_room(home):
+            elif self._members.get(name) is not None or self._members.make_room(home):
                 breaker = self._member(name, home)
             else:
-                self._full_until = home.backend.seconds() + families.FULL_FOR
-                self._warn_of(family)
+                self._members.refuse(family, home.backend.seconds())
                 return self[family.name]
             if is_plain:
                 family.plain[key] = breaker
@@ -373,47 +372,11 @@ class Registry(Mapping[str, CircuitBreaker]):
     def _keep(self, breaker: CircuitBreaker, home: Home) -> None:
         name = breaker.view.name
         if self._members.get(name) is None:
-            self._make_room(home)
+            self._members.make_room(home)
             self._members.keep(name, breaker)
         self.adopt(breaker)
-        if name not in self._told and len(self._told) < min(self._members.limit, families.MAX_TOLD):
-            self._told.add(name)
+        if self._members.tells(name):
             home.backend.declare(self.declaration(name))
-
-    def _make_room(self, home: Home) -> bool:
-        """Let go of breakers until there is room for one more, if that can be."""
-        while self._members.is_full:
-            breaker = self._members.take_idle(home.views, partial(self._may_go, home))
-            if breaker is None:
-                return False
-            name = breaker.view.name
-            family, key = families.split(name)
-            if family in self._families:
-                self._families[family].plain.pop(key, None)
-            families.put_away(breaker, partial(_bring_back, self.config.alias))
-            self._drop_view(name, home)
-        return True
-
-    def _drop_view(self, name: str, home: Home) -> None:
-        view = home.views.pop(name, None)
-        if view is not None:  # else it has only been used while it was overridden
-            home.backend.drop_view(view, families.split(name)[0])
-
-    def _may_go(self, home: Home, name: str) -> bool:
-        if registries.override_of(self.config.alias, name) is not None:
-            return False
-        view = home.views.get(name)
-        return view is None or families.is_idle(view, view.policy, home.backend.clock())
-
-    def _warn_of(self, family: Family) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "%s: %d breakers are kept and none can go, so further keys of %r share a circuit",
-                conf.where(self.config.alias, "MAX_BREAKERS"),
-                self._members.limit,
-                family.name,
-            )
 
     def _tell_developer(self, error: CircuitOpenError) -> None:
         if not settings.DEBUG:
@@ -616,10 +579,6 @@ def _held_by_key(alias: str) -> list[CircuitBreaker]:
     """The breakers by key that somebody holds, but for those with a name of their own."""
     named = _handed_out.get(alias, {})
     return [breaker for name, breaker in list(_by_key[alias].items()) if name not in named]
-
-
-def _bring_back(alias: str, breaker: CircuitBreaker) -> None:
-    registries[alias].bring_back(breaker)
 
 
 def in_test_environment() -> bool:

@@ -19,6 +19,7 @@ from circuitbreaker_django import (
     UnknownBreakerError,
     breakers,
     families,
+    members,
     registries,
     registry,
 )
@@ -27,7 +28,8 @@ from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.core.breaker import MAX_NAME, check_name
 from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.families import MAX_FAMILY, Members, is_pattern, matching, member_name
+from circuitbreaker_django.families import MAX_FAMILY, is_pattern, matching, member_name
+from circuitbreaker_django.members import Members
 from circuitbreaker_django.testing import live_breakers, override_breaker
 
 
@@ -785,24 +787,28 @@ def test_who_asks_by_the_full_name_gets_it_also_then_and_it_goes_when_it_can(ful
 
 
 def test_to_find_one_that_can_go_not_all_are_looked_at(monkeypatch):
-    monkeypatch.setattr(families, "MAX_LOOKS", 3)
-    made = [(f"{n}", breakers.family("tenant")(n)) for n in range(5)]
-    members, seen = Members(5), []
-    for name, breaker in made:
-        members.keep(name, breaker)
-    by_name = {name: breaker.view for name, breaker in made}
+    monkeypatch.setattr(members, "MAX_LOOKS", 3)
+    looked_at = []
 
-    def may_go(name):
-        seen.append(name)
-        return name == "4"
+    def may_go(self, name, home):
+        looked_at.append(name)
+        return name == "tenant:4"
 
-    assert members.take_idle(by_name, may_go) is None
-    assert members.take_idle(by_name, may_go) is made[4][1]
-    assert seen == ["0", "1", "2", "3", "4", "0"]
+    monkeypatch.setattr(Members, "_may_go", may_go)
+    with configured(MAX_BREAKERS=5):
+        tenant = breakers.family("tenant")
+        for key in range(5):
+            tenant(key)
+        home = registries["default"]._at_home()
+
+        assert not registries["default"]._members.make_room(home)
+        assert registries["default"]._members.make_room(home)
+        assert looked_at == [f"tenant:{key}" for key in (0, 1, 2, 3, 4, 0)]
+        assert kept() == [f"tenant:{key}" for key in (1, 2, 3, 0)]
 
 
 def test_where_all_were_used_since_the_last_look_one_goes_that_may(clock, monkeypatch, caplog):
-    monkeypatch.setattr(families, "MAX_LOOKS", 3)
+    monkeypatch.setattr(members, "MAX_LOOKS", 3)
     with configured(MAX_BREAKERS=10):
         tenant = breakers.family("tenant")
         for number in range(30):
@@ -1004,7 +1010,7 @@ def test_failures_on_both_sides_of_an_absence_are_summed(shared):
     tenant, _ = shared
     fail_times(lambda: tenant("acme").call(fail), 1)
     registries["default"]._members.drop("tenant:acme")  # as if its window were over here
-    registries["default"]._drop_view("tenant:acme", registries["default"]._at_home())
+    members.drop_view("tenant:acme", registries["default"]._at_home())
     tenant.plain.clear()
     gc.collect()
     fail_times(lambda: tenant("acme").call(fail), 1)
@@ -1153,7 +1159,7 @@ def test_counts_of_calls_stay_bounded_while_nobody_can_be_told(tmp_path, interva
 
 @pytest.mark.usefixtures("clock")
 def test_operators_are_told_of_so_many_and_no_more(monkeypatch):
-    monkeypatch.setattr(families, "MAX_TOLD", 2)
+    monkeypatch.setattr(members, "MAX_TOLD", 2)
     told: list[object] = []
     with configured(MAX_BREAKERS=10):
         tenant = breakers.family("tenant")
@@ -1252,7 +1258,7 @@ def test_a_member_that_was_only_used_while_overridden_goes_afterwards():
         assert breakers.family("tenant")("b") is breakers["tenant"]
         assert kept() == ["tenant:acme"]
         override.disable()
-        registries["default"]._full_until = 0
+        registries["default"]._members._full_until = 0
         assert breakers.family("tenant")("b").name == "tenant:b"
         assert kept() == ["tenant:b"]
 
