@@ -513,6 +513,23 @@ def test_one_that_nobody_holds_is_forgotten_altogether(tenant):
     assert set(tenant.plain) == {name.removeprefix("tenant:") for name in kept()}
 
 
+def test_the_call_that_brings_one_back_is_counted(tenant):
+    held = let_go(tenant("held"))
+    use(held)
+    assert (held.view.all_calls, held.view.failures) == (1, 0)
+
+    def fails_later():
+        let_go(held)
+        raise OSError
+
+    fail_times(lambda: held.call(fails_later), 1)
+    assert held.view.failures == 1
+    cut = let_go(tenant("cut"))
+    with pytest.raises(KeyboardInterrupt), cut:
+        raise KeyboardInterrupt
+    assert (cut.view.all_calls, cut.view.ignored) == (1, 1)
+
+
 def test_one_that_is_held_stays_the_same_for_its_key(tenant):
     held = let_go(tenant("held"))
 

@@ -210,6 +210,7 @@ class CircuitBreaker:
             # A fault of ours or of a backend must not become the caller's.
             logger.exception("the call of circuit %r passes unprotected", self.name)
             return None
+        view = self.view  # another one, where that has brought a breaker by key back
         if isinstance(answer, CircuitOpenError):
             view.rejected += 1
             logger.debug("%s", answer)
@@ -284,23 +285,19 @@ class CircuitBreaker:
             and outcome is not Outcome.IGNORED
             and backend.seconds() - started >= policy.slow_call_duration
         )
-        view.slow += slow
+        failed, ignored = outcome is Outcome.FAILURE, outcome is Outcome.IGNORED
         error, message = "slow call" if slow else "", ""
         wait = 0.0
-        if outcome is Outcome.FAILURE:
-            view.failures += 1
+        if failed:
             error = ""
             if isinstance(answer, BaseException):
                 error, message = type(answer).__qualname__, backend.error_detail.of(answer)
             wait = self.classifier.retry_after(answer) or 0.0
-        elif outcome is Outcome.IGNORED:
-            view.ignored += 1
         if isinstance(admission, Trial):
             if slow:  # what would open it again cannot close it
                 outcome = Outcome.FAILURE
             backend.finish(admission, policy, outcome, error, wait, message)
-        elif outcome is not Outcome.IGNORED:
-            failed = outcome is Outcome.FAILURE
+        elif not ignored:
             backend.count(
                 view,
                 admission,
@@ -311,6 +308,10 @@ class CircuitBreaker:
                 retry_after=wait,
                 message=message,
             )
+        view = self.view  # perhaps another one, as in enter()
+        view.slow += slow
+        view.failures += failed
+        view.ignored += ignored
 
     def leave_block(
         self,
