@@ -226,8 +226,12 @@ class CircuitBreaker:
         return self.enter()
 
     async def _await_permit(self) -> None:
-        if not self.passive and not self.view.gate.is_open:
+        if self.passive or self.view.gate.is_open:
+            return
+        try:
             await self.backend.ask_ahead(self.view, self.policy)
+        except Exception:  # as in enter()
+            logger.exception("a permit of circuit %r could not be asked for ahead", self.name)
 
     def leave(
         self,

@@ -318,6 +318,19 @@ def test_counters_count_calls_failures_neutral_ends_and_rejections(make, clock):
     assert (calls, view.failures, view.ignored, view.rejected) == (5, 3, 1, 3)
 
 
+async def test_a_backend_that_cannot_be_asked_ahead_costs_no_caller_an_error(
+    half_open, monkeypatch, caplog
+):
+    async def broken(view, policy):
+        raise RuntimeError("a fault of ours")
+
+    breaker = half_open(failure_threshold=1)
+    monkeypatch.setattr(breaker.backend, "ask_ahead", broken)
+    assert await breaker(aok)() == "ok"
+    assert breaker.state is CLOSED
+    assert "a fault of ours" in caplog.text
+
+
 @pytest.mark.parametrize("rules", [{}, {"failure_rate_threshold": 1.0}], ids=["count", "rate"])
 async def test_a_call_that_was_cut_off_is_a_call_and_neutral(make, rules):
     breaker = make(failure_threshold=9, **rules)
