@@ -246,8 +246,6 @@ class BreakerAdmin(_ModelAdmin):
         context: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
     ) -> TemplateResponse:
-        # What `{% url %}` goes by, so that links stay on this site.
-        request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,

@@ -155,6 +155,24 @@ def test_orders_need_the_token_of_a_form(worker, client):
     assert worker.payments.state is CircuitState.CLOSED
 
 
+def test_every_form_has_its_token(worker):
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(make_user("superuser"))
+
+    def send(page, data):
+        body = page.content.decode()
+        form = re.search(rf'<form method="post" action="{ACT}".*?</form>', body, re.DOTALL)
+        assert form
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form[0])
+        assert token
+        return strict.post(ACT, {"csrfmiddlewaretoken": token[1], **data})
+
+    for url in (LIST, DETAIL):
+        question = send(strict.get(url), {"one": f"trip {selected(worker)}"})
+        assert send(question, order(worker, "trip")).status_code == 302
+    assert worker.payments.state is CircuitState.OPEN
+
+
 def test_pages_are_not_cached(anna, worker):
     for url in (LIST, POLL, DETAIL, HISTORY):
         assert "no-store" in anna.get(url).headers["Cache-Control"]
