@@ -281,6 +281,7 @@ class BreakerAdmin(_ModelAdmin):
         context = {
             "title": _("%(action)s: %(names)s?") % {"action": action.label, "names": named(epochs)},
             "action": action,
+            "effect": action.effect_on(known.values()),
             "rows": lines,
             "changed": any(line["changed"] for line in lines),
             "gone": [key.name for key in epochs if key not in there],

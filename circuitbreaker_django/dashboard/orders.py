@@ -23,7 +23,7 @@ from circuitbreaker_django.core.errors import (
 )
 from circuitbreaker_django.core.policy import micros
 from circuitbreaker_django.dashboard.keys import Key
-from circuitbreaker_django.dashboard.words import LOOKS, Look, look_of
+from circuitbreaker_django.dashboard.words import LOOKS, Look, length, look_of
 from circuitbreaker_django.operations import (
     AppliedUnseen,
     BreakerStatus,
@@ -55,6 +55,17 @@ class Action:
     def lasts(self) -> bool:
         """Whether it is for a time."""
         return self.kind in MODES
+
+    def effect_on(self, statuses: Iterable[BreakerStatus]) -> str:
+        """What it will do to those, with their time until a trial where they have the same."""
+        waits = {status.policy.recovery_timeout for status in statuses}
+        if self.kind is CommandKind.TRIP and len(waits) == 1:
+            text = gettext(
+                "Every call is rejected for %(length)s. Then it is tried again, and may close by "
+                "itself."
+            )
+            return text % {"length": length(waits.pop())}
+        return str(self.effect)
 
 
 ACTIONS: Final = {

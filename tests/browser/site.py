@@ -27,14 +27,16 @@ LIST = "/admin/circuitbreaker_django/breaker/"
 class Site:
     """The project, served; a test may break its services, and stop its store."""
 
-    def __init__(self, home: Path, registries: dict[str, Any]) -> None:
+    def __init__(
+        self, home: Path, registries: dict[str, Any], settings: str = "tests.browser.settings"
+    ) -> None:
         self.home = home
         self.environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(
                 str(path) for path in (ROOT, *filter(None, [os.environ.get("PYTHONPATH")]))
             ),
-            "DJANGO_SETTINGS_MODULE": "tests.browser.settings",
+            "DJANGO_SETTINGS_MODULE": settings,
             "TEST_HOME": str(home),
             "TEST_CIRCUIT_BREAKERS": json.dumps(registries),
         }

@@ -449,6 +449,16 @@ def test_a_breakers_page_says_it_all(anna, worker):
     assert re.search(r'<time datetime="\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d">', body)
 
 
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_times_are_in_the_current_time_zone(anna, worker, settings, use_tz):
+    settings.USE_TZ = use_tz
+    settings.TIME_ZONE = "Asia/Kolkata"
+    worker.payments.trip()
+    for url in (LIST, DETAIL):
+        body = anna.get(url).content.decode()
+        assert re.search(r'datetime="[\dT:-]+\+05:30">\d\d:\d\d:\d\d IST<', body)
+
+
 def test_history_comes_in_pages(anna, worker):
     for _ in range(26):
         worker.payments.trip()

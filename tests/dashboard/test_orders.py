@@ -12,10 +12,11 @@ from circuitbreaker_django import (
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.core.circuit import MAX_TEXT, CommandKind
-from circuitbreaker_django.core.policy import MICROS
+from circuitbreaker_django.core.policy import MICROS, Policy
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.orders import ACTIONS, DURATIONS, OrderForm, carry_out
 from circuitbreaker_django.operations import CannotSteer
+from tests.dashboard.made import status
 
 PAYMENTS, SEARCH = Key("default", "payments"), Key("default", "search")
 
@@ -25,6 +26,14 @@ PAYMENTS, SEARCH = Key("default", "payments"), Key("default", "search")
 
 def test_every_command_has_its_action():
     assert {action.kind for action in ACTIONS.values()} == set(CommandKind)
+
+
+def test_a_trip_says_when_it_is_tried_again():
+    slow = status(policy=Policy(recovery_timeout=120))
+    trip = ACTIONS["trip"]
+    assert trip.effect_on([slow, slow]).startswith("Every call is rejected for 2 min. Then")
+    assert "until the recovery timeout is over" in trip.effect_on([slow, status()])
+    assert ACTIONS["reset"].effect_on([slow]).startswith("Closes the circuit")
 
 
 def test_it_asks_for_a_duration_where_one_counts():
