@@ -274,7 +274,10 @@ class BreakerAdmin(_ModelAdmin):
             there = seen.glance().keys() & epochs.keys()
             known = seen.statuses(there)
         lines = [
-            {**rows.row(key, known[key]), "changed": known[key].epoch != epochs[key]}
+            {
+                **rows.row(key, known[key], seen.of[key.registry]),
+                "changed": known[key].epoch != epochs[key],
+            }
             for key in epochs
             if key in known
         ]

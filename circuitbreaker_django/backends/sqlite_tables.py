@@ -111,7 +111,7 @@ def read_events(connection: sqlite3.Connection, limit: int) -> list[tuple[str, E
     """The newest events, newest first."""
     rows = connection.execute("SELECT name, record FROM events ORDER BY id DESC LIMIT ?", (limit,))
     try:
-        return [(name, load_event(record)) for name, record in rows]
+        return [(name, _known_event(record)) for name, record in rows]
     except ValueError as error:
         raise Corrupt(error) from error
 
@@ -318,8 +318,9 @@ def _circuit(record: Any) -> Circuit:
         raise Corrupt(error) from error
 
 
-#: Whoever looks at all circuits now and then finds most of them as they were.
+#: Whoever looks at everything now and then finds most of it as it was.
 _known_circuit: Final = functools.lru_cache(maxsize=4096)(_circuit)
+_known_event: Final = functools.lru_cache(maxsize=HISTORY)(load_event)
 
 
 def _object(text: Any) -> dict[str, Any] | None:

@@ -68,6 +68,8 @@ class Watch:
 
     def __init__(self, readings: Iterable[Reading]) -> None:
         self.readings = list(readings)
+        #: The same by alias.
+        self.of = {reading.alias: reading for reading in self.readings}
 
     def glance(self) -> dict[Key, tuple[CircuitState, Mode] | None]:
         """State and mode of every breaker, where they are known."""
@@ -113,10 +115,8 @@ class Watch:
         return {} if room is None else room.origins(key.name)
 
     def _open_room(self, alias: str) -> ControlRoom | None:
-        for reading in self.readings:
-            if reading.alias == alias and reading.lost_at is None:
-                return reading.room
-        return None
+        reading = self.of[alias]
+        return reading.room if reading.lost_at is None else None
 
 
 @contextmanager
@@ -138,7 +138,10 @@ def watching(aliases: Iterable[str] | None = None) -> Iterator[Watch]:
 
 
 def banners(readings: Iterable[Reading]) -> list[dict[str, str]]:
-    """What an operator must know before believing the page: ``level`` and ``text``, by urgency."""
+    """What an operator must know before believing the page, by urgency.
+
+    Each is ``level``, ``key`` and ``text``, which may change while the key stays.
+    """
     found = [banner for reading in readings for banner in _banners(reading)]
     return sorted(found, key=lambda banner: ("error", "warning", "info").index(banner["level"]))
 
@@ -149,8 +152,8 @@ def _banners(reading: Reading) -> Iterator[dict[str, str]]:
     if room is not None and reading.lost_at is None:
         names |= {"pid": os.getpid(), "host": host_name(), "all": reading.processes}
         names["count"] = len(room.differing)
-        for level, text in _banners_of(room):
-            yield {"level": level, "text": text % names}
+        for level, key, text in _banners_of(room):
+            yield {"level": level, "key": f"{key} {reading.alias}", "text": text % names}
         return
     names |= {"time": moment(reading.lost_at or reading.at).text, "problem": reading.problem}
     text = _("The store of registry “%(registry)s” cannot be reached since %(time)s: %(problem)s.")
@@ -159,13 +162,14 @@ def _banners(reading: Reading) -> Iterator[dict[str, str]]:
     else:
         names["at"] = moment(reading.at).text
         text += " " + _("You see what was known at %(at)s.")
-    yield {"level": "error", "text": text % names}
+    yield {"level": "error", "key": f"lost {reading.alias}", "text": text % names}
 
 
-def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str]]:
+def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str, str]]:
     if not room.registry.config.enabled:
         yield (
             "warning",
+            "disabled",
             _("Registry “%(registry)s” is switched off (ENABLED is False): all calls pass."),
         )
     if not room.shared:
@@ -173,9 +177,9 @@ def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str]]:
             "Registry “%(registry)s” keeps circuits in each process alone. You see those of "
             "process %(pid)s on %(host)s, and nobody can steer the others from here."
         )
-        yield "warning", text
+        yield "warning", "local", text
     elif room.missing is not None:
-        yield "info", _("No process has used a breaker of registry “%(registry)s” yet.")
+        yield "info", "missing", _("No process has used a breaker of registry “%(registry)s” yet.")
     if room.differing:
         text = ngettext(
             "%(count)d of %(all)d live processes of registry “%(registry)s” runs with other "
@@ -184,4 +188,4 @@ def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str]]:
             "settings than this page's.",
             len(room.differing),
         )
-        yield "warning", text
+        yield "warning", "differing", text

@@ -18,7 +18,7 @@ from circuitbreaker_django.core.traffic import MINUTE
 from circuitbreaker_django.dashboard import charts, words
 from circuitbreaker_django.dashboard.charts import Span
 from circuitbreaker_django.dashboard.keys import Key
-from circuitbreaker_django.dashboard.readings import Watch
+from circuitbreaker_django.dashboard.readings import Reading, Watch
 from circuitbreaker_django.dashboard.words import LOOKS, Look, look_of
 from circuitbreaker_django.operations import BreakerStatus
 
@@ -84,19 +84,18 @@ def counts(found: Iterable[Entry]) -> dict[str, int]:
 
 def rows(seen: Watch, keys: Iterable[Key]) -> list[dict[str, Any]]:
     """Those breakers as the page shows them, with their calls over time."""
-    processes = {reading.alias: reading.processes for reading in seen.readings}
     keys = list(keys)
     known = seen.statuses(keys)
-    return [row(key, known.get(key), processes[key.registry]) for key in keys]
+    return [row(key, known.get(key), seen.of[key.registry]) for key in keys]
 
 
-def row(key: Key, status: BreakerStatus | None, processes: int = 0) -> dict[str, Any]:
+def row(key: Key, status: BreakerStatus | None, reading: Reading) -> dict[str, Any]:
     """What the page shows of a breaker.
 
     Args:
         key: the breaker's.
         status: what is known of it.
-        processes: that share its registry.
+        reading: of its registry.
 
     Returns:
         ``cells``: texts, or a text with its machine-readable time; ``paths``: of drawings.
@@ -109,6 +108,9 @@ def row(key: Key, status: BreakerStatus | None, processes: int = 0) -> dict[str,
         "registry": key.registry,
         "look": look,
         "state": str(LOOKS[look]),
+        # Of a store that is lost each process remembers another moment.
+        "lost": reading.lost_at is not None,
+        "at": 0.0 if status is None else reading.at.timestamp(),
     }
     if status is None:
         return {**known, "epoch": 0, "retry_in": None, "cells": {}, "paths": {}}
@@ -116,7 +118,7 @@ def row(key: Key, status: BreakerStatus | None, processes: int = 0) -> dict[str,
         **known,
         "epoch": status.epoch,
         "retry_in": status.retry_after,
-        "cells": _cells(status, processes),
+        "cells": _cells(status, reading.processes),
         "paths": {},
     }
     if status.stats is not None:

@@ -58,7 +58,7 @@ def study(pk: str, asked: QueryDict) -> Study:
             raise Http404
         status = seen.statuses([key], day=span == "day").get(key)
         history = seen.history(key)
-        row = rows.row(key, status, seen.readings[0].processes)
+        row = rows.row(key, status, seen.of[key.registry])
         return Study(
             key,
             span,

@@ -69,7 +69,7 @@ def test_a_dependency_is_seen_to_fail_and_recover_without_a_reload(site, page):
     assert not page.title().startswith("(")
 
 
-def test_a_change_is_announced_once(site, page):
+def watch_announcements(page):
     page.evaluate(
         """() => {
             window.said = [];
@@ -78,10 +78,15 @@ def test_a_change_is_announced_once(site, page):
             }).observe(document.querySelector("[data-said]"), {childList: true});
         }"""
     )
+    return lambda: page.evaluate("window.said")
+
+
+def test_a_change_is_announced_once(site, page):
+    said = watch_announcements(page)
     site.manage("breaker", "trip", "stock", "--hold", "--reason", "a drill")
     is_shown(page, "stock", "held")
     page.wait_for_timeout(5000)  # two polls more
-    assert page.evaluate("window.said") == ["stock is now: Held open. a drill"]
+    assert said() == ["stock is now: Held open. a drill"]
 
 
 def test_focus_stays_where_it_is(site, page):
@@ -164,6 +169,9 @@ def test_a_session_that_has_ended_is_told(site, visit):
 
 def test_a_store_that_is_lost_is_told_and_found_again(site, page):
     is_shown(page, "stock", "closed")
+    site.manage("breaker", "trip", "mail", "--for", "90s")
+    is_shown(page, "mail", "held")
+    said = watch_announcements(page)
     database = site.home / "circuits.v1.sqlite3"
     for path in site.home.glob("circuits.v1*"):
         path.rename(path.with_name(f"away-{path.name}"))
@@ -172,6 +180,13 @@ def test_a_store_that_is_lost_is_told_and_found_again(site, page):
         banner = page.locator(".cb-banner", has_text="cannot be reached since")
         banner.wait_for()
         assert "You see what was known at" in banner.text_content()
+        cell = row(page, "mail").locator("[data-cell=retry]")
+        before = int(re.sub(r"\D", "", cell.text_content()))
+        page.wait_for_timeout(5000)  # two polls
+        assert before - 9 < int(re.sub(r"\D", "", cell.text_content())) <= before - 4
+        page.wait_for_timeout(6000)  # polls of both workers
+        is_shown(page, "mail", "held")
+        assert len(said()) == 1
         assert row(page, "stock").is_visible()
         use(page, "stock", "Hold open")
         confirm(page)

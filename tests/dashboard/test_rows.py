@@ -12,12 +12,21 @@ from circuitbreaker_django.core.traffic import MINUTE, Bucket, Counts
 from circuitbreaker_django.dashboard import rows
 from circuitbreaker_django.dashboard.charts import SPANS
 from circuitbreaker_django.dashboard.keys import Key
-from circuitbreaker_django.dashboard.readings import Watch
+from circuitbreaker_django.dashboard.readings import Reading, Watch
 from tests.dashboard.made import status
 
 OPEN, CLOSED, HALF_OPEN = CircuitState.OPEN, CircuitState.CLOSED, CircuitState.HALF_OPEN
 AUTO = Mode.AUTO
 HELD: Any = {"state": OPEN, "mode": Mode.FORCED_OPEN}
+
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+class Read(Reading):
+    """Of a registry that four processes share."""
+
+    processes = 4
 
 
 class Seen(Watch):
@@ -71,7 +80,7 @@ def test_they_are_counted():
 
 
 def row(**given):
-    return rows.row(Key("default", "payments"), status(**given), processes=4)
+    return rows.row(Key("default", "payments"), status(**given), Read("default", None, NOON))
 
 
 def test_of_a_closed_circuit_there_is_little_to_say():
@@ -80,6 +89,7 @@ def test_of_a_closed_circuit_there_is_little_to_say():
         "failures": "1 of 5 failures",
     }
     assert (shown["look"], shown["state"], shown["retry_in"]) == ("closed", "Closed", None)
+    assert shown["at"] == NOON.timestamp()
     assert shown["paths"] == {}
 
 
@@ -122,8 +132,9 @@ def test_processes_that_are_open_alone_are_told():
 
 
 def test_of_an_unknown_one_the_name_is_all():
-    shown = rows.row(Key("default", "lost"), None)
+    shown = rows.row(Key("default", "lost"), None, Read("default", None, NOON))
     assert (shown["look"], shown["cells"], shown["paths"]) == ("unknown", {}, {})
+    assert shown["at"] == 0
 
 
 NOW = 100_000 * MINUTE
@@ -141,7 +152,8 @@ def test_calls_are_drawn_where_they_are_counted():
 
 def figure(**given):
     known = status(**given) if given else None
-    return rows.with_figure(rows.row(Key("default", "payments"), known), known, [], SPANS["hour"])
+    shown = rows.row(Key("default", "payments"), known, Read("default", None, NOON))
+    return rows.with_figure(shown, known, [], SPANS["hour"])
 
 
 def test_a_figure_is_of_calls_and_states():

@@ -106,24 +106,29 @@
     notice.hidden = reload.hidden = false;
   }
 
+  /** The texts that are new. What is lost stays as it was told first: each process knows another
+   *  moment of it, and the next answer may come from another process. */
   function* showBanners(wanted) {
-    const shown = [...banners.children].map((one) => one.textContent);
-    if (shown.join("\n") === wanted.map((one) => one.text).join("\n")) return;
-    banners.replaceChildren(
-      ...wanted.map((one) => {
-        const banner = document.createElement("p");
+    const shown = new Map([...banners.children].map((one) => [one.dataset.key, one]));
+    const order = wanted.map((one) => {
+      const banner = shown.get(one.key) ?? document.createElement("p");
+      if (!shown.has(one.key)) {
         banner.className = "cb-banner";
-        banner.dataset.level = one.level;
-        banner.textContent = one.text;
-        return banner;
-      }),
-    );
-    for (const one of wanted) if (!shown.includes(one.text)) yield one.text;
+        Object.assign(banner.dataset, { level: one.level, key: one.key });
+      }
+      if (!shown.has(one.key) || one.level !== "error") write(banner, one.text);
+      return banner;
+    });
+    if (order.some((banner, index) => banners.children[index] !== banner)
+        || order.length !== banners.children.length) banners.replaceChildren(...order);
+    for (const one of wanted) if (!shown.has(one.key)) yield one.text;
   }
 
   /** Whether it looks otherwise than before. */
   function showRow(known, row) {
     const { element } = known;
+    if (row.lost && row.at < Number(element.dataset.at)) return false; // no news
+    element.dataset.at = row.at;
     const changed = element.dataset.look !== row.look;
     if (changed) {
       element.dataset.look = row.look;
@@ -132,7 +137,10 @@
       state.querySelector("use").setAttribute("href", `#cb-${row.look}`);
       element.classList.add("cb-new");
     }
-    known.retryAt = row.retry_in === null ? null : seenAt + row.retry_in * 1000;
+    const retryAt = row.retry_in === null ? null : seenAt + row.retry_in * 1000;
+    // Of a store that is lost we hear the same again and again.
+    const again = known.retryAt && retryAt && known.epoch === row.epoch;
+    known.retryAt = again ? Math.min(known.retryAt, retryAt) : retryAt;
     const texts = { ...row.cells, state: row.state };
     for (const cell of element.querySelectorAll("[data-cell]")) {
       const value = texts[cell.dataset.cell] ?? "";
