@@ -207,6 +207,7 @@ class RedisStore(RemoteStore):
             circuits,
             {one.name: one for one in declared if one is not None},
             tuple(info for info in infos if info is not None and not is_gone(info)),
+            seen.floor,
         )
 
     def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:

@@ -287,7 +287,7 @@ class RemoteBackend(Backend):
         now = self.clock()
         by = now - found.now
         circuits = {name: moved(circuit, by) for name, circuit in sorted(found.circuits.items())}
-        return Overview(now, circuits, found.declarations, found.processes)
+        return Overview(now, circuits, found.declarations, found.processes, found.floor)
 
     def stats(
         self, names: Collection[str] | None = None, *, day: bool = False

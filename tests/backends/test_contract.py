@@ -400,6 +400,16 @@ def test_a_command_for_an_earlier_epoch_is_a_conflict(ours, theirs):
     assert ours.state is CircuitState.CLOSED
 
 
+def test_a_command_may_expect_that_nothing_has_happened_yet(ours, theirs):
+    ours.call(ok)
+    command = Command(CommandKind.TRIP, expected_epoch=ours.backend.overview().floor)
+    assert ours.backend.overview().circuits == {}
+    ours.backend.order({"payments": (command, POLICY)})
+    assert theirs.state is CircuitState.OPEN
+    with pytest.raises(CircuitConflictError):
+        theirs.backend.order({"payments": (command, POLICY)})
+
+
 def test_commands_are_applied_all_or_none(ours, join):
     stale = Command(CommandKind.TRIP, expected_epoch=1_000_000_000_000_000)
     with pytest.raises(CircuitBackendError, match="search"):
