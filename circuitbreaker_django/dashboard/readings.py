@@ -155,7 +155,10 @@ def _banners(reading: Reading) -> Iterator[dict[str, str]]:
         for level, key, text in _banners_of(room):
             yield {"level": level, "key": f"{key} {reading.alias}", "text": text % names}
         return
-    names |= {"time": moment(reading.lost_at or reading.at).text, "problem": reading.problem}
+    names |= {
+        "time": moment(reading.lost_at or reading.at).text,
+        "problem": reading.problem.rstrip("."),
+    }
     text = _("The store of registry “%(registry)s” cannot be reached since %(time)s: %(problem)s.")
     if room is None:
         text += " " + _("What its circuits are is not known here.")

@@ -111,6 +111,7 @@ def test_a_store_that_was_never_reached_leaves_names(location):
         assert seen.readings[0].processes == 0
     [(_, text)] = levels_and_texts()
     assert text.endswith("What its circuits are is not known here.")
+    assert ".. " not in text
 
 
 def test_settings_that_are_wrong_are_told(settings):
