@@ -174,7 +174,7 @@ def scripts(redis_server: RedisServer) -> Iterator[Scripts]:
 
 
 thorough = settings(
-    max_examples=400,
+    max_examples=settings().max_examples * 3 // 2,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

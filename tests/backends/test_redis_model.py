@@ -1,25 +1,20 @@
-"""Three members of one store on a server against the reference model: as three processes would be.
-
-More steps: ``CIRCUIT_BREAKERS_TEST_STEPS=100000``.
-"""
+"""Three members of one store on a server against the reference model: as three processes would be."""
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
+from contextlib import closing
+from math import inf
 
-import pytest
 from hypothesis import settings
+from hypothesis.stateful import rule
 
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.redis import RedisBackend
 from tests.backends.conftest import AHEAD
 from tests.backends.servers import RedisServer
-from tests.core.test_model import CircuitMachine
-
-STEPS = 30
-EXAMPLES = max(1, int(os.environ.get("CIRCUIT_BREAKERS_TEST_STEPS", "1500")) // STEPS)
+from tests.core.test_model import CircuitMachine, prove
 
 
 class RedisMachine(CircuitMachine):
@@ -33,12 +28,15 @@ class RedisMachine(CircuitMachine):
             member = RedisBackend(
                 self.server.url,
                 namespace=namespace,
+                node=f"host {len(self.members)}",
                 threads=False,
                 clock=self.clock,
                 server_clock=lambda: self.clock() + AHEAD,
             )
             member.turn_every, member.turn_patience = 0, 20
+            member._here().contribute_at = inf  # housekeeping is the machine's
             self.members.append(member)
+            member.sync()
             return member
 
         return join
@@ -47,11 +45,30 @@ class RedisMachine(CircuitMachine):
         for member in self.members:
             member.close()
 
+    def keep_house(self) -> None:
+        for member in self.members:
+            member._here().resync = True  # also what was written without a word
+            member.sync()
+            member._keep_contributions()
+            member._flush(member._here(), 20)
+        self.model.keep_house(self.now)
 
-TestRedis = RedisMachine.TestCase
-TestRedis.settings = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None)
+    @rule()
+    def lose_the_store(self) -> None:
+        self.clock.advance(1)  # what is made later is known by its time
+        with closing(self.server.client()) as client:
+            client.flushall()
+        for member in self.members:
+            member.sync()
+        self.model.lose(self.now)
+        self.epochs.clear()
 
 
-@pytest.fixture(autouse=True)
-def _on_a_server(redis_server: RedisServer) -> None:
+def test_processes_do_what_the_model_does(redis_server):
     RedisMachine.server = redis_server
+    prove(
+        RedisMachine,
+        least={"half_open": 0.4, "ramp-up": 0.2, "metrics_only": 0.1, "alone": 0.1},
+        max_examples=settings().max_examples // 2,
+        stateful_step_count=30,
+    )
