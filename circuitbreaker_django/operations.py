@@ -122,6 +122,8 @@ class ControlRoom:
             make_backend(registry.config, observer=True) if self.shared else registry.backend
         )
         self._overview = Overview(0, {}, {}, ())
+        #: Seconds that a server took to tell all it knows; ``None`` where there is no server.
+        self.answered_in: float | None = None
         try:
             self._open(create=False)
         except BaseException:
@@ -330,7 +332,10 @@ class ControlRoom:
     def _open(self, *, create: bool) -> None:
         try:
             self._backend.open(create=create)
+            started = time.perf_counter()
             self._overview = self._backend.overview()
+            if self._backend.separates:
+                self.answered_in = time.perf_counter() - started
         except NoStore as error:
             self.missing = str(error)
         except CircuitBackendError as error:

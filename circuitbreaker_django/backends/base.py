@@ -97,7 +97,7 @@ class Backend(abc.ABC):
 
     #: Whether other processes see and steer these circuits.
     shared: ClassVar[bool] = False
-    #: Whether registries of one ``LOCATION`` have circuits of their own.
+    #: Whether the store is a server, where registries of one ``LOCATION`` are apart all the same.
     separates: ClassVar[bool] = False
     #: Whether a failing caller waits for its turn to write (only where a turn is microseconds).
     queues: ClassVar[bool] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,13 +11,15 @@ from functools import partial
 
 import pytest
 import redis as redis_py
+from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from circuitbreaker_django import CircuitBreaker, CircuitState
+from circuitbreaker_django import CircuitBreaker, CircuitState, conf, operations
 from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends import redis as redis_module
 from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.store import Declaration, NoStore, ProcessInfo
+from circuitbreaker_django.checks import check_settings
 from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy
@@ -354,3 +357,63 @@ def test_a_process_that_was_killed_is_not_counted_on_its_own_host(crowded, redis
         "elsewhere",
     }
     assert gone not in crowded.overview().processes
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(server, monkeypatch, capsys):
+    """Runs ``manage.py breaker`` on the server."""
+    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+
+    def run(*arguments: str) -> str:
+        registry = conf.registry_from_url(server.url, BREAKERS={"payments": {}})
+        with override_settings(CIRCUIT_BREAKERS={"default": registry, "other": registry}):
+            call_command("breaker", *arguments)
+        return str(capsys.readouterr().out)
+
+    return run
+
+
+def test_status_says_which_server_and_that_it_is_reachable(run, live):
+    assert "No process has used a breaker yet: there is nothing at unix://" in run("status")
+    live(namespace="tests")
+    out = run("status", "--registry", "default")
+    assert "Backend: RedisBackend at unix:///" in out
+    assert re.search(r"Attached: 1 live process .*\nReachable: it answered in \d+ ms\n", out)
+
+
+def test_status_warns_of_what_only_the_server_knows(run, live, server):
+    live(namespace="tests")
+    with closing(server.client()) as client:
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "allkeys-lfu")
+    assert "(allkeys-lfu)" in run("status")
+
+
+def test_the_command_steers_and_is_confirmed(run, live):
+    breaker = live(namespace="tests")
+    assert "open" in run("trip", "payments", "--hold", "--reason", "so")
+    until(lambda: is_open(breaker))
+    run("reset", "payments")
+    until(lambda: is_closed(breaker))
+    assert "so" in run("history", "payments")
+
+
+def test_a_command_without_its_server_fails_loudly(run, server):
+    server.kill()
+    for arguments in (["status"], ["trip", "payments", "--force"]):
+        with pytest.raises(CommandError, match="cannot be used") as caught:
+            run(*arguments)
+        assert caught.value.returncode == 2
+
+
+def test_registries_of_one_server_are_no_mistake(server):
+    registry = conf.registry_from_url(server.url)
+    with override_settings(CIRCUIT_BREAKERS={"default": registry, "other": registry}):
+        assert check_settings() == []
+    with override_settings(CIRCUIT_BREAKERS={"default": {**registry, "LOCATION": "h:1"}}):
+        (error,) = check_settings()
+    assert error.id == "circuitbreaker_django.E010"
+    assert "it must be a URL such as" in error.msg

@@ -44,8 +44,10 @@ def live(server: RedisServer) -> Iterator[Live]:
     """Makes a breaker of one more member; two failures open it."""
     members: list[RedisBackend] = []
 
-    def live(name: str = "payments", url: str = "", **options: Any) -> CircuitBreaker:
-        backend = RedisBackend(url or server.url)
+    def live(
+        name: str = "payments", url: str = "", namespace: str = "default", **options: Any
+    ) -> CircuitBreaker:
+        backend = RedisBackend(url or server.url, namespace=namespace)
         members.append(backend)
         options = {"failure_threshold": 2, "recovery_timeout": 30, **options}
         breaker = CircuitBreaker(name, backend=backend, **options)

@@ -1,4 +1,4 @@
-"""Three members of one store on a server against the reference model: as three processes would be."""
+"""Three members of one store on a server against the reference model: as processes would be."""
 
 from __future__ import annotations
 

@@ -271,6 +271,8 @@ class Command(BaseCommand):
             self.stdout.write(f"No process has used a breaker yet: {printable(room.missing)}.")
         elif room.shared:
             self.stdout.write(f"Attached: {_crowd(room)}")
+            if room.answered_in is not None:
+                self.stdout.write(f"Reachable: it answered in {room.answered_in * 1000:.0f} ms")
         for warning in _warnings(room):
             self.stdout.write(self.style.WARNING(warning))
         self.stdout.write()
