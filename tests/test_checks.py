@@ -93,6 +93,7 @@ def test_nothing_is_found_in_good_settings():
         ({"default": {"LOCATION": "/a"}, "other": {"LOCATION": Path("/a")}}, ["E009"]),
         ({"default": {"LOCATION": "/a"}, "other": {"LOCATION": "/b"}}, []),
         ({"default": {"LOCATION": "/a"}, "other": {"LOCATION": "/a", "BACKEND": MEMORY}}, []),
+        ({"default": {"BACKEND": "no.such", "LOCATION": "/a"}}, ["E007"]),
         ({"default": {"OPTIONS": {"sise": 1}}}, ["E010"]),
         ({"default": {"BACKEND": MEMORY, "OPTIONS": {"sise": 1}}}, ["E010"]),
         ({"default": {"DEFAULTS": {"exceptions": "no_such_library.Error"}}}, ["W001"]),

@@ -223,9 +223,6 @@ class RedisStore(RemoteStore):
     def advice(self) -> list[str]:
         """What operators should know of the server."""
         info = self._read(lambda client: client.info())
-        if "maxmemory_policy" not in info:  # of a cluster: one for each node
-            nodes = [node for node in info.values() if isinstance(node, dict)]
-            info = {key: value for node in nodes for key, value in node.items()}
         policy = str(info.get("maxmemory_policy", ""))
         found = []
         if info.get("maxmemory") and policy.startswith("allkeys"):

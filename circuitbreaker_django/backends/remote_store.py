@@ -101,7 +101,7 @@ class RemoteStore(abc.ABC):
         Args:
             orders: by name of circuit.
             before: not after this time.
-            if_lost: only to circuits that have no row.
+            if_lost: only to circuits that have no row; the others are in the answer as they are.
         """
 
     @abc.abstractmethod

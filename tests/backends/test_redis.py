@@ -70,9 +70,9 @@ def is_up(node: RedisServer) -> bool:
 
 def test_a_cluster(cluster, live):
     place = ",".join(f"127.0.0.1:{node.port}" for node in cluster)
-    ours, theirs = (live(url=f"redis+cluster://{place}") for _ in range(2))
+    ours, theirs = (live(url=f"{library}+cluster://{place}") for library in ("redis", "valkey"))
     works(ours, theirs)
-    assert ours.backend.advice() == []
+    assert ours.backend.advice() == theirs.backend.advice() == []
     ours.trip()
     assert theirs.backend.overview().circuits["payments"].state is CircuitState.OPEN
     for node in cluster:
@@ -185,6 +185,29 @@ def test_a_server_that_wants_to_know_who_asks(server, live):
         client.acl_setuser("shop", commands=["-evalsha", "-eval"])
     until(lambda: "evalsha" in (known.backend.problem or ""))
     assert known.call(ok) == "ok"
+
+
+def test_a_server_that_speaks_tls(live):
+    openssl = find_server("openssl")
+    for folder in short_folder():
+        key, certificate = str(folder / "key"), str(folder / "certificate")
+        command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+        command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        command += ["-keyout", key, "-out", certificate]
+        subprocess.run(command, check=True, capture_output=True)
+        port = free_port()
+        options = ["--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file"]
+        options += [certificate, "--tls-cert-file", certificate, "--tls-key-file", key]
+        server = RedisServer(folder, *options)
+        try:
+            server.start()
+            safe = live(url=f"rediss://localhost:{port}?ssl_ca_certs={certificate}")
+            works(safe, live(url=server.url))
+            strict = live(url=f"rediss://localhost:{port}")
+            until(partial(is_lost, strict))
+            assert "certificate verify failed" in strict.backend.problem
+        finally:
+            server.kill()
 
 
 def test_the_cache_of_the_project(server):

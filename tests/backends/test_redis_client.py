@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
@@ -180,6 +183,30 @@ def test_a_cache_that_sentinels_know():
     assert (server.kind, server.service) == ("sentinel", "shop")
     assert server.hosts == (("a", 1), ("b", 2))
     assert server.options["db"] == 2
+
+
+class Cluster:
+    """As the client of a cluster looks that a cache may have."""
+
+    def __init__(self) -> None:
+        nodes = [SimpleNamespace(host="a", port=1), SimpleNamespace(host="b", port=2)]
+        self.nodes_manager = SimpleNamespace(
+            startup_nodes={node.host: node for node in nodes},
+            connection_kwargs={"password": SECRET, "socket_timeout": 30},
+        )
+
+
+class RedisClusterCache(BaseCache):
+    def __init__(self, location: str, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        self.client = SimpleNamespace(get_client=lambda write: Cluster())
+
+
+def test_a_cache_in_a_cluster():
+    server = borrowed(BACKEND=f"{__name__}.RedisClusterCache")
+    assert (server.kind, server.hosts) == ("cluster", (("a", 1), ("b", 2)))
+    assert server.options == {"password": SECRET}
+    assert SECRET not in server.label
 
 
 @pytest.mark.parametrize(

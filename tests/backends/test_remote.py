@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from circuitbreaker_django.backends.store import (
     StoreLost,
     StoreUnsure,
 )
-from circuitbreaker_django.core.circuit import Grant
+from circuitbreaker_django.core.circuit import Command, CommandKind, Grant
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import Mode, Outcome
@@ -216,6 +217,19 @@ def test_a_command_that_may_have_been_applied_is_said_to_be_so(member, breaker, 
         breaker.trip()
 
 
+def test_an_answer_that_is_older_than_what_is_known_makes_all_be_read_again(member, breaker):
+    failing(breaker)
+    process = member._here()
+    known = member._rows["payments"]
+    member._rows["payments"] = replace(known, epoch=known.epoch + 1)
+    changes = member._command({"payments": (Command(CommandKind.ENABLE), POLICY)}, 1)
+    assert changes.circuits["payments"].epoch == known.epoch
+    assert process.resync
+    member.sync()  # which finds that changes were lost
+    assert not process.resync
+    assert member._incarnation != changes.incarnation
+
+
 def test_a_permit_that_may_have_been_granted_is_given_back(member, breaker, monkeypatch, clock):
     breaker.trip()
     clock.advance(30)
@@ -345,6 +359,18 @@ def test_too_many_questions_are_refused(threaded, monkeypatch):
         threaded._here().submit(lambda store: None)
 
 
+def test_all_threads_wait_for_the_same_moment_at_the_first_use(redis_server, monkeypatch):
+    backend = RedisBackend(redis_server.url, namespace="first")
+    process = backend._here()
+    process.first_until = time.monotonic() + 60  # another thread was first
+    backend.sync()
+    assert process.used
+    assert process.attached
+    backend._use(process)  # one that has not seen yet that it is over
+    backend.close()
+    join(process)
+
+
 def test_questions_that_are_left_at_the_end_are_answered(threaded):
     process = threaded._here()
     asked, leave = threading.Event(), threading.Event()
@@ -356,6 +382,7 @@ def test_questions_that_are_left_at_the_end_are_answered(threaded):
     busy = process.submit(wait)
     asked.wait(10)
     left = process.submit(lambda store: None)
+    process.submit(lambda store: None).cancel()
     process.stopped.set()
     leave.set()
     assert busy.result(10) is None

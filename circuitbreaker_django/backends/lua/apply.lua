@@ -58,10 +58,11 @@ function apply.acquire(one)
 end
 
 function apply.command(one)
+  local before = store.read(one.name)
   if one.if_lost and store.find(one.name) then
     return
   end
-  local after, event = circuit.command(store.read(one.name), one, one.policy, now)
+  local after, event = circuit.command(before, one, one.policy, now)
   if not after then
     answer = { 'conflict', one.name }
     return true
