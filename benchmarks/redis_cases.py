@@ -19,9 +19,9 @@ from circuitbreaker_django.backends.redis import RedisBackend
 
 def redis_calls() -> list[Group]:
     """Closed and successful calls; nothing where there is no server."""
-    socket = server.start()
-    if socket is None:
+    if server.find() is None:
         return []
+    socket = server.Server().socket
     backend = RedisBackend(f"unix://{socket}")
     client = redis.Redis(unix_socket_path=socket)
 
