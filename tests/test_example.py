@@ -25,6 +25,8 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_ope
 
 import pytest
 
+from tests.backends.servers import find_server
+
 EXAMPLE = Path(__file__).resolve().parent.parent / "example_project"
 LONG = 300
 
@@ -457,8 +459,7 @@ def test_the_demo_says_which_process_died_and_ends_the_others(
 
 
 def test_the_circuits_can_be_in_redis(start_demo):
-    if not (shutil.which("redis-server") or shutil.which("valkey-server")):
-        pytest.skip("there is no redis-server on this machine")
+    find_server("redis-server", "valkey-server")
     demo = start_demo("--backend", "redis", "--port", "0")
     demo.switch("errors")
     demo.failures_until_open("/checkout/")

@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from circuitbreaker_django import CircuitBreaker, CircuitState, conf, operations
-from circuitbreaker_django.backends import host
+from circuitbreaker_django.backends import host, remote
 from circuitbreaker_django.backends import redis as redis_module
 from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.store import Declaration, NoStore, ProcessInfo
@@ -219,6 +219,7 @@ def test_the_cache_of_the_project(server):
     }
     with override_settings(CACHES=caches):
         backend = RedisBackend(CACHE="default", threads=False)
+        backend.turn_patience = 20
         breaker = CircuitBreaker("payments", backend=backend)
         breaker.trip()
         assert is_open(breaker)
@@ -249,7 +250,8 @@ def test_an_operator_without_a_server_is_told_so(server):
         backend.open(create=False)
 
 
-def test_processes_that_are_gone_are_not_counted(server, live):
+def test_processes_that_are_gone_are_not_counted(server, live, monkeypatch):
+    monkeypatch.setattr(remote, "CLOSE_PATIENCE", 20)  # this host may be busy
     ours, theirs = live(), live()
     until(lambda: len(ours.backend.overview().processes) == 2)
     theirs.backend.close()
@@ -261,6 +263,7 @@ def test_what_only_the_server_knows_is_told(server):
         client.config_set("maxmemory", "100mb")
         client.config_set("maxmemory-policy", "allkeys-lru")
         backend = RedisBackend(server.url, threads=False)
+        backend.turn_patience = 20
         backend.open(create=True)
         (advice,) = backend.advice()
         assert "allkeys-lru" in advice

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError
+from circuitbreaker_django.backends import remote
 from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.sqlite_process import SQLiteProcess
 from circuitbreaker_django.core.news import News, StateChanged
 from circuitbreaker_django.core.telling import listeners
 from circuitbreaker_django.core.trial import Trial
+
+remote.CLOSE_PATIENCE = 20  # type: ignore[misc] # the host of the tests may be busy
 
 #: As a project keeps its registries: until the process ends.
 kept: list[Worker] = []
