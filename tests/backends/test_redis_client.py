@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core import signals
 from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
@@ -130,6 +132,16 @@ def test_a_library_that_is_not_there_gives_way_to_the_other(monkeypatch):
 # -- caches of Django ----------------------------------------------------------------------------
 
 BUILT_IN = "django.core.cache.backends.redis.RedisCache"
+
+
+@pytest.fixture(autouse=True)
+def _requests_end_as_before() -> Iterator[None]:
+    """Some cache's module has an async function called at the end of each request, once imported."""
+    ended = signals.request_finished
+    before = list(ended.receivers)
+    yield
+    ended.receivers = before
+    ended.sender_receivers_cache.clear()
 
 
 def borrowed(**cache: object) -> Server:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
-from circuitbreaker_django.backends import remote
+from circuitbreaker_django.backends import remote_attached
 from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import Mode
@@ -262,7 +262,7 @@ def test_a_command_that_could_not_be_confirmed_is_not_obeyed_later(server, live)
     try:
         with pytest.raises(CircuitBackendError):
             breaker.trip()
-        time.sleep(remote.THREAD_PATIENCE + 0.2)
+        time.sleep(remote_attached.THREAD_PATIENCE + 0.2)
     finally:
         server.resume()
     until(lambda: is_back(breaker))

@@ -68,7 +68,8 @@ def test_processes_do_what_the_model_does(redis_server):
     RedisMachine.server = redis_server
     prove(
         RedisMachine,
-        least={"half_open": 0.4, "ramp-up": 0.2, "metrics_only": 0.1, "alone": 0.1},
+        # Of half as many examples chance makes more.
+        least={"half_open": 0.25, "ramp-up": 0.05, "metrics_only": 0.05, "alone": 0.05},
         max_examples=settings().max_examples // 2,
         stateful_step_count=30,
     )

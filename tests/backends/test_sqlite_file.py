@@ -347,9 +347,9 @@ def test_a_process_that_was_killed_is_left_out_where_pids_tell(file):
     child.wait()
     with file.writing(0) as writer:
         for pid, space in [(os.getpid(), host.pid_space()), (child.pid, host.pid_space())]:
-            info = ProcessInfo("host", pid, "job", 1.5, "", space)
+            info = ProcessInfo(host.host_name(), pid, "job", 1.5, "", space)
             publish(writer, f"{pid}", info, [], 1000)
-        info = ProcessInfo("host", child.pid, "job", 1.5, "", "another container")
+        info = ProcessInfo(host.host_name(), child.pid, "job", 1.5, "", "another container")
         publish(writer, "elsewhere", info, [], 1000)
         file.commit(ring=False)
     overview = file.read(lambda reader: read_overview(reader, 1000))
