@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 from circuitbreaker_django.backends.base import Backend
@@ -68,59 +68,99 @@ class TransactionalBackend(Backend):
     ) -> Changes:
         origin = self._here().id
         with self._transaction(patience) as step:
-            incarnation = step.changes.incarnation
-            local_now = self.clock()
-            for name, kept in evidence.items():
-                known_incarnation, _ = kept.fence
-                if known_incarnation != incarnation:
-                    continue
-                circuit, policy = step.read(name), kept.policy
-                batch = kept.as_batch(local_now, step.now, origin, self.gathering)
-                after, events = core.record(circuit, batch, policy, step.now)
-                step.write(name, after, events)
-                was_suspect = core.is_suspect(circuit, policy, step.now)
-                if core.is_suspect(after, policy, step.now) and not was_suspect:
-                    step.silent = False  # the others have to tell of their calls (rule 7)
-            for report in reports:
-                known_incarnation, epoch = report.fence
-                if known_incarnation != incarnation:
-                    continue
-                circuit = step.read(report.name)
-                after, events = core.report(
-                    circuit,
-                    epoch,
-                    report.token,
-                    report.outcome,
-                    report.policy,
-                    step.now,
-                    report.last_error,
-                    max(0, report.retry_at - local_now),
-                    report.last_message,
-                )
-                step.write(report.name, after, events)
-                if len(after.permits) < len(circuit.permits):
-                    step.silent = False  # a permit has come back: others may ask for it
+            deliver(step, evidence, reports, self.clock(), origin, self.gathering)
             return step.changes
 
     def _acquire(
         self, name: str, fence: Fence, token: str, policy: Policy, patience: float
     ) -> tuple[Grant, Changes]:
-        incarnation, epoch = fence
         with self._transaction(patience) as step:
-            circuit = step.read(name)
-            if incarnation != step.changes.incarnation:
-                return Grant(False), step.changes
-            circuit, grant, events = core.acquire(circuit, epoch, token, policy, step.now)
-            step.write(name, circuit, events)
-            return grant, step.changes
+            return acquire(step, name, fence, token, policy), step.changes
 
     def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:
         with self._transaction(patience) as step:
-            for name, (command, policy) in orders.items():
-                result = core.command(step.read(name), command, policy, step.now)
-                if result is None:
-                    raise CircuitConflictError(
-                        f"nothing was applied: circuit {name!r} has changed meanwhile"
-                    )
-                step.write(name, *result)
+            command(step, orders)
             return step.changes
+
+
+def deliver(
+    step: Transaction,
+    evidence: Mapping[str, Evidence],
+    reports: Iterable[Report],
+    now: int,
+    origin: str,
+    gathering: int,
+) -> None:
+    """Count calls and take reports; what is of another incarnation is void (rule 1).
+
+    Args:
+        step: in which it is done.
+        evidence: by name of circuit.
+        reports: of trials that have ended.
+        now: by the clock of the process that tells it.
+        origin: what counts as one where a quorum is asked for (rule 8).
+        gathering: for how long a rate waits for what others have to tell (rule 7).
+    """
+    for name, kept in evidence.items():
+        incarnation, _ = kept.fence
+        if incarnation != step.changes.incarnation:
+            continue
+        circuit, policy = step.read(name), kept.policy
+        batch = kept.as_batch(now, step.now, origin, gathering)
+        after, events = core.record(circuit, batch, policy, step.now)
+        step.write(name, after, events)
+        was_suspect = core.is_suspect(circuit, policy, step.now)
+        if core.is_suspect(after, policy, step.now) and not was_suspect:
+            step.silent = False  # the others have to tell of their calls (rule 7)
+    for report in reports:
+        incarnation, epoch = report.fence
+        if incarnation != step.changes.incarnation:
+            continue
+        circuit = step.read(report.name)
+        after, events = core.report(
+            circuit,
+            epoch,
+            report.token,
+            report.outcome,
+            report.policy,
+            step.now,
+            report.last_error,
+            max(0, report.retry_at - now),
+            report.last_message,
+        )
+        step.write(report.name, after, events)
+        if len(after.permits) < len(circuit.permits):
+            step.silent = False  # a permit has come back: others may ask for it
+
+
+def acquire(step: Transaction, name: str, fence: Fence, token: str, policy: Policy) -> Grant:
+    """Ask for a trial permit."""
+    incarnation, epoch = fence
+    circuit = step.read(name)
+    if incarnation != step.changes.incarnation:
+        return Grant(False)
+    circuit, grant, events = core.acquire(circuit, epoch, token, policy, step.now)
+    step.write(name, circuit, events)
+    return grant
+
+
+def command(step: Transaction, orders: Mapping[str, Order], *, if_lost: bool = False) -> None:
+    """Apply commands.
+
+    Args:
+        step: in which it is done.
+        orders: by name of circuit.
+        if_lost: only to circuits that have no row.
+
+    Raises:
+        CircuitConflictError: a circuit is not at the epoch that its command expects.
+    """
+    for name, (order, policy) in orders.items():
+        if if_lost and step.find(name) is not None:
+            continue
+        result = core.command(step.read(name), order, policy, step.now)
+        if result is None:
+            raise CircuitConflictError(
+                f"nothing was applied: circuit {name!r} has changed meanwhile"
+            )
+        step.write(name, *result)
