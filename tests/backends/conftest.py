@@ -9,15 +9,21 @@ import pytest
 
 from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.base import Backend
+from circuitbreaker_django.backends.database import DatabaseBackend
+from circuitbreaker_django.backends.database.store import DatabaseStore
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from tests.backends import postgres as postgres_server
 from tests.backends.servers import RedisServer, short_folder
 from tests.clock import Clock
 
 #: By how many microseconds the clock of a server is ahead of those of its clients: by quarters of
 #: an hour, so that a minute of one is a minute of the other.
 AHEAD = 1_699_999_200_000_000
+
+postgres, mortal_postgres = postgres_server.postgres, postgres_server.mortal_postgres
+database = postgres_server.database
 
 Join = Callable[..., Backend]
 Make = Callable[..., CircuitBreaker]
@@ -86,7 +92,39 @@ def redis(redis_server: RedisServer, clock: Clock) -> Iterator[Join]:
         member.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+class PatientBackend(DatabaseBackend):
+    """Does not lose its store because the machine is busy with something else."""
+
+    def connect(self, patience: float) -> DatabaseStore:
+        return super().connect(20)
+
+
+@pytest.fixture
+def tables(database: str, clock: Clock, request: pytest.FixtureRequest) -> Iterator[Join]:
+    """Makes members of one store in a database, each as a process of its own without threads."""
+    members: list[DatabaseBackend] = []
+
+    def join(**options: Any) -> DatabaseBackend:
+        member = PatientBackend(
+            database,
+            **{
+                "namespace": request.node.nodeid,
+                "threads": False,
+                "clock": clock,
+                "server_clock": lambda: clock() + AHEAD,
+                **options,
+            },
+        )
+        member.turn_every = 0
+        members.append(member)
+        return member
+
+    yield join
+    for member in members:
+        member.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "tables"])
 def join(request: pytest.FixtureRequest, clock: Clock) -> Join:
     """Makes members of one store; add a backend here, and the contract is tested on it."""
     if request.param != "memory":

@@ -1,0 +1,304 @@
+"""The store of the database backend: tables, changed in transactions."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from circuitbreaker_django.backends import transactional
+from circuitbreaker_django.backends.database import sql
+from circuitbreaker_django.backends.database.connection import DatabaseConnection, DatabaseCursor
+from circuitbreaker_django.backends.published import (
+    GONE_AFTER,
+    KEEP_DECLARED,
+    dump_declaration,
+    dump_process,
+    is_gone,
+    load_declaration,
+    load_process,
+)
+from circuitbreaker_django.backends.remote_store import RemoteStore, Snapshot, Teller
+from circuitbreaker_django.backends.store import (
+    Declaration,
+    Evidence,
+    Fence,
+    Order,
+    Overview,
+    ProcessInfo,
+    Report,
+    StoreBusy,
+    StoreLost,
+)
+from circuitbreaker_django.backends.transactional import Transaction
+from circuitbreaker_django.core.circuit import Circuit, Event, Grant
+from circuitbreaker_django.core.policy import Policy, micros
+from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
+
+T = TypeVar("T")
+
+logger = logging.getLogger("circuitbreaker_django")
+
+#: Seconds between two looks for news.
+POLL_EVERY: Final = 0.5
+#: Seconds before it is noted again that a declaration was seen.
+NOTE_DECLARED: Final = 1800.0
+#: Events kept.
+HISTORY: Final = 5000
+#: Circuits that are read at once.
+PAGE: Final = 1000
+
+
+class DatabaseStore(RemoteStore):
+    """The tables, as far as they are of one namespace, over one connection.
+
+    Args:
+        connection: to the database.
+        namespace: keeps projects and registries apart.
+        clock: microseconds; takes the place of the server's in tests.
+    """
+
+    def __init__(
+        self,
+        connection: DatabaseConnection,
+        namespace: str,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.connection = connection
+        self.namespace = namespace
+        self._clock = clock
+
+    @property
+    def _now(self) -> int | None:
+        return None if self._clock is None else self._clock()
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def look(self, since: int) -> Snapshot:
+        """What has changed after a revision, in pages; all circuits after 0.
+
+        It writes nothing, unless there are circuits that cannot be read: those it drops.
+        """
+        while True:
+            with self._transaction() as cursor:
+                rows = cursor.rows(sql.CHANGES, self._now, since, PAGE - 1, since, self.namespace)
+            if not rows:
+                return Snapshot(0, 0, 0, 0, {})
+            incarnation, floor, revision, now, more = rows[0][:5]
+            circuits, unreadable = _circuits(row[5:] for row in rows if row[5] is not None)
+            if not unreadable:
+                return Snapshot(now, incarnation, floor, revision, circuits, more=more)
+            with self._transaction() as cursor:
+                self._drop(cursor, unreadable)
+
+    def wait(self, since: int, seconds: float) -> None:
+        """Wait a while: what is polled is the revision, by :meth:`look`."""
+        time.sleep(min(POLL_EVERY, seconds))
+
+    def overview(self) -> Overview:
+        """Everything, for operators. What another release has published unreadably is left out."""
+        with self._transaction("REPEATABLE READ") as cursor:
+            ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
+            records = cursor.rows(sql.CIRCUITS, self.namespace)
+            declarations = cursor.rows(sql.DECLARATIONS, self.namespace)
+            processes = cursor.rows(sql.PROCESSES, self.namespace, now - micros(GONE_AFTER))
+        circuits, _ = _circuits(records)
+        return Overview(
+            now,
+            circuits,
+            {
+                name: declaration
+                for name, text in declarations
+                if (declaration := load_declaration(name, text))
+            },
+            tuple(
+                info for (text,) in processes if (info := load_process(text)) and not is_gone(info)
+            ),
+        )
+
+    def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
+        """The store's time, and the newest events, newest first."""
+        with self._transaction() as cursor:
+            ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
+            rows = cursor.rows(sql.EVENTS, self.namespace, max(0, min(limit, HISTORY)))
+        events = []
+        for name, record in rows:
+            try:
+                events.append((name, load_event(record)))
+            except ValueError:  # of another release: it is history, and moves nothing
+                continue
+        return now, events
+
+    # -- changing circuits --------------------------------------------------------------------
+
+    def deliver(
+        self, evidence: Mapping[str, Evidence], reports: Sequence[Report], teller: Teller
+    ) -> Snapshot:
+        """Count calls and take reports, all or nothing; of another incarnation none."""
+
+        def act(step: Transaction) -> None:
+            transactional.deliver(
+                step, evidence, reports, teller.now, teller.origin, teller.patience
+            )
+
+        names = {*evidence, *(report.name for report in reports)}
+        return self._step(names, teller.before, act)[1]
+
+    def acquire(
+        self, name: str, fence: Fence, token: str, policy: Policy, before: int
+    ) -> tuple[Grant, Snapshot]:
+        """Ask for a trial permit, not after ``before``."""
+        return self._step(
+            [name], before, lambda step: transactional.acquire(step, name, fence, token, policy)
+        )
+
+    def command(
+        self, orders: Mapping[str, Order], before: int, *, if_lost: bool = False
+    ) -> Snapshot:
+        """Apply commands, all or none; raises ``CircuitConflictError`` too."""
+        return self._step(
+            orders, before, lambda step: transactional.command(step, orders, if_lost=if_lost)
+        )[1]
+
+    def renew(self, incarnation: int) -> None:
+        """Take another identity, for a store of this one has lost changes; its rows stay."""
+        with self._transaction() as cursor:
+            cursor.run(sql.RENEW, _incarnation(), self._now, self.namespace, incarnation)
+
+    # -- who is there -------------------------------------------------------------------------
+
+    def publish(
+        self, process: str, info: ProcessInfo | None, declared: Sequence[Declaration]
+    ) -> Snapshot:
+        """Write down who is there and what his code declares, and forget who is gone (rule 23)."""
+        with self._transaction() as cursor:
+            self._add_store(cursor)
+            if info is not None:
+                told = dump_process(info)
+                cursor.run(sql.SEE_PROCESS, self.namespace, process, self._now, told)
+                cursor.run(sql.FORGET_PROCESSES, self.namespace, self._now, micros(GONE_AFTER))
+            if declared:
+                cursor.run(
+                    sql.NOTE_DECLARATIONS,
+                    self.namespace,
+                    self._now,
+                    [entry.name for entry in declared],
+                    [dump_declaration(entry) for entry in declared],
+                    micros(NOTE_DECLARED),
+                )
+                keep = micros(KEEP_DECLARED)
+                cursor.run(sql.FORGET_DECLARATIONS, self.namespace, self._now, keep)
+            ((incarnation, floor, revision, now),) = cursor.rows(
+                sql.STORE, self._now, self.namespace
+            )
+        return Snapshot(now, incarnation, floor, revision, {})
+
+    def withdraw(self, process: str) -> None:
+        """Forget a process that ends."""
+        with self._transaction() as cursor:
+            cursor.run(sql.WITHDRAW, self.namespace, process)
+
+    def close(self) -> None:
+        """Let go of the connection; never raises. The next use opens it again."""
+        self.connection.close()
+
+    # -- parts --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self, isolation: str = "READ COMMITTED") -> Iterator[DatabaseCursor]:
+        """What only a lock on a whole table can hinder: then the store cannot be used."""
+        try:
+            with self.connection.transaction(isolation) as cursor:
+                yield cursor
+        except StoreBusy as error:
+            raise StoreLost(str(error)) from error
+
+    def _step(
+        self, names: Iterable[str], before: int, act: Callable[[Transaction], T]
+    ) -> tuple[T, Snapshot]:
+        """An atomic step on some circuits: nobody else changes them before its end."""
+        wanted = sorted(set(names))
+        for _ in range(3):  # rows that are not there cannot be locked
+            with self.connection.transaction() as cursor:
+                rows = cursor.rows(sql.LOCK, self.namespace, wanted, self._now, self.namespace)
+                found, unreadable = _locked(rows)
+                if found.keys() == set(wanted):
+                    incarnation, floor, revision, now = rows[0][:4]
+                    if now > before:
+                        raise StoreBusy("the store came to it too late")
+                    step = Transaction(found.get, incarnation, floor, now)
+                    done = act(step)
+                    revision = self._save(cursor, step) or revision
+                    changes = step.changes
+                    return done, Snapshot(
+                        now, incarnation, floor, revision, changes.circuits, changes.events
+                    )
+                self._drop(cursor, unreadable)
+            with self.connection.transaction() as cursor:
+                self._add_store(cursor)
+                cursor.run(sql.ADD_CIRCUITS, wanted, self.namespace)
+        raise StoreBusy("somebody deletes the rows of circuits again and again")
+
+    def _save(self, cursor: DatabaseCursor, step: Transaction) -> int | None:
+        """Write what the step has brought about; the new revision, if there is one."""
+        written = sorted(step.written)
+        records = [dump_circuit(step.changes.circuits[name]) for name in written]
+        if step.silent:
+            if written:
+                cursor.run(sql.SAVE_SILENTLY, written, records, self.namespace)
+            return None
+        newest_first = step.changes.events[::-1]
+        saved = cursor.rows(
+            sql.SAVE,
+            len(newest_first),
+            self.namespace,
+            step.changes.incarnation,
+            written,
+            records,
+            [name for name, _ in newest_first],
+            [dump_event(event) for _, event in newest_first],
+            HISTORY,
+        )
+        if not saved:
+            raise StoreBusy("the store has begun anew meanwhile")
+        return int(saved[0][0])
+
+    def _add_store(self, cursor: DatabaseCursor) -> None:
+        cursor.run(sql.ADD_STORE, self.namespace, _incarnation(), self._now)
+
+    def _drop(self, cursor: DatabaseCursor, names: list[str]) -> None:
+        """Drop circuits; the floor is raised, so that nobody takes the next ones for older."""
+        if names:
+            logger.warning("circuits that could not be read are dropped: %s", names)
+            cursor.run(sql.DROP_CIRCUITS, self.namespace, names)
+            cursor.run(sql.RAISE_FLOOR, self._now, self.namespace)
+
+
+def _incarnation() -> int:
+    return secrets.randbits(63) | 1
+
+
+def _circuits(rows: Iterable[tuple[Any, ...]]) -> tuple[dict[str, Circuit], list[str]]:
+    """Circuits by name, and the names of those that cannot be read."""
+    circuits, unreadable = {}, []
+    for name, record in rows:
+        try:
+            circuits[name] = load_circuit(record)
+        except ValueError:
+            unreadable.append(name)
+    return circuits, unreadable
+
+
+def _locked(
+    rows: Sequence[tuple[Any, ...]],
+) -> tuple[dict[str, Circuit | None], list[str]]:
+    """The circuits whose rows are locked, and the names of those that cannot be read."""
+    names, records = rows[0][4:] if rows else (None, None)
+    found = dict(zip(names or (), records or (), strict=True))
+    circuits, unreadable = _circuits(
+        (name, record) for name, record in found.items() if record is not None
+    )
+    return {name: circuits.get(name) for name in found if name not in unreadable}, unreadable
