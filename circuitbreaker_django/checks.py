@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, router
 
 from circuitbreaker_django import conf, declarations, families
+from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.classify import NotInstalled, resolve, resolve_callable
@@ -30,10 +32,11 @@ IDS: Final = {
     "E007": "`BACKEND` is not the dotted path of a backend class.",
     "E008": "An exception's library is there, but has no exception class of that name.",
     "E009": "Two registries have the same `LOCATION`.",
-    "E010": "The backend does not take these `OPTIONS`.",
+    "E010": "The backend does not take this `LOCATION` or these `OPTIONS`.",
     "E011": "Code declares a breaker in a registry that is not in the settings.",
     "E012": "The dotted path of a predicate, of `retry_after` or of `ERROR_DETAIL` leads to no "
     "sync callable.",
+    "E014": "The app that brings the tables of `DatabaseBackend` is not in `INSTALLED_APPS`.",
     "W001": "An exception's library is not installed, so the exception counts as never raised.",
     "W002": "A backend keeps circuits in each process alone (only with `--deploy`).",
     "W003": "`NAMESPACE` is not set (only with `--deploy`).",
@@ -42,6 +45,8 @@ IDS: Final = {
     "W005": "`LOCATION` depends on the folder that a process was started in "
     "(only with `--deploy`).",
     "W006": "An option of a breaker has no effect beside its other options.",
+    "W008": "A router of `DATABASE_ROUTERS` keeps the tables of `DatabaseBackend` from their "
+    "database.",
 }
 
 
@@ -58,6 +63,7 @@ def check_settings(
             config = conf.load(alias)
             messages += _check_backend(config)
             messages += _check_location(config, owners)
+            messages += _check_tables(config)
             messages += _check_paths(config)
             messages += _check_effects(config)
     messages += _check_declared_registries()
@@ -92,7 +98,7 @@ def _check_backend(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
     try:
         make_backend(config)
     except ImproperlyConfigured as error:
-        yield _error("E010", str(error), "Take out what the backend does not know.")
+        yield _error("E010", str(error), "Take out or correct what the backend does not know.")
 
 
 def _check_location(
@@ -115,6 +121,30 @@ def _separates(config: conf.RegistryConfig) -> bool:
         return bool(load_backend_class(config).separates)
     except ImproperlyConfigured:
         return False  # told by another check
+
+
+def _check_tables(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    try:
+        backend_class = load_backend_class(config)
+    except ImproperlyConfigured:
+        return  # told by another check
+    if not issubclass(backend_class, DatabaseBackend):
+        return
+    place, database = conf.where(config.alias), config.location or DEFAULT_DB_ALIAS
+    if not apps.is_installed(DatabaseBackend.app):
+        yield _error(
+            "E014",
+            f"{place} keeps circuits in tables, and the app that brings them is not installed.",
+            f'Add "{DatabaseBackend.app}" to INSTALLED_APPS and migrate.',
+        )
+    elif not router.allow_migrate(database, DatabaseBackend.app_label):
+        yield _warning(
+            "W008",
+            f"{place} keeps circuits in the database {database!r}, and a router keeps the tables "
+            "from it.",
+            f"Let it allow the migrations of {DatabaseBackend.app_label!r} there, or silence this "
+            "if the tables are made in another way.",
+        )
 
 
 def _check_paths(config: conf.RegistryConfig) -> Iterator[CheckMessage]:

@@ -25,6 +25,7 @@ from circuitbreaker_django import (
     registries,
 )
 from circuitbreaker_django.backends.memory import MemoryBackend
+from tests.backends.postgres import registered
 
 MEMORY = "circuitbreaker_django.backends.memory.MemoryBackend"
 TAG = "circuitbreaker_django"
@@ -356,6 +357,34 @@ def test_deployment_in_a_container(settings, expected, monkeypatch):
     monkeypatch.setattr(checks, "in_container", lambda: True)
 
     assert found_ids({"default": settings}, deploy=True) == expected
+
+
+DATABASE = "circuitbreaker_django.backends.database.DatabaseBackend"
+
+
+@pytest.fixture
+def a_postgres():
+    """An alias of a database that is never opened."""
+    pytest.importorskip("psycopg")
+    with registered("pg", {"ENGINE": "django.db.backends.postgresql", "NAME": "x", "HOST": "y"}):
+        yield {"BACKEND": DATABASE, "LOCATION": "pg"}
+
+
+class Elsewhere:
+    """A router."""
+
+    def allow_migrate(self, db, app_label, **hints):
+        return None if app_label != "circuitbreaker_database" else db == "elsewhere"
+
+
+def test_circuits_in_a_database(a_postgres, settings):
+    assert found_ids({"default": a_postgres}) == []
+    assert found_ids({"default": {"BACKEND": DATABASE}}) == ["E010"]  # which is SQLite
+    assert found_ids({"default": {"BACKEND": DATABASE, "LOCATION": "no"}}) == ["E010"]
+    with override_settings(DATABASE_ROUTERS=[f"{__name__}.Elsewhere"]):
+        assert found_ids({"default": a_postgres}) == ["W008"]
+    settings.INSTALLED_APPS = ["circuitbreaker_django"]
+    assert found_ids({"default": a_postgres}) == ["E014"]
 
 
 def test_deployment_on_windows_names_what_it_would_take(monkeypatch):

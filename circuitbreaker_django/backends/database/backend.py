@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from django.db import connections
+from typing import ClassVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.utils import load_backend
 
+from circuitbreaker_django import conf
 from circuitbreaker_django.backends.base import Clock, monotonic
 from circuitbreaker_django.backends.database.connection import DatabaseConnection
 from circuitbreaker_django.backends.database.store import DatabaseStore
@@ -29,8 +33,12 @@ class DatabaseBackend(RemoteBackend):
         server_clock: microseconds of the server's clock; tests inject one.
 
     Raises:
-        ValueError: there is no such alias, or it is no PostgreSQL.
+        ImproperlyConfigured: there is no such alias, or it is no PostgreSQL.
     """
+
+    #: The app that brings the tables, and its label.
+    app: ClassVar = "circuitbreaker_django.backends.database"
+    app_label: ClassVar = "circuitbreaker_database"
 
     def __init__(
         self,
@@ -44,8 +52,9 @@ class DatabaseBackend(RemoteBackend):
         clock: Clock = monotonic,
         server_clock: Clock | None = None,
     ) -> None:
-        self.database = location or "default"
-        check_database(self.database)
+        self.database = location or DEFAULT_DB_ALIAS
+        if why_not := _why_not(self.database):
+            raise ImproperlyConfigured(f"{conf.where(alias, 'LOCATION')}: {why_not}")
         self.namespace = f"{namespace}:{alias}"
         self._server_clock = server_clock
         super().__init__(node=node, threads=threads, observer=observer, clock=clock)
@@ -65,16 +74,16 @@ class DatabaseBackend(RemoteBackend):
         return DatabaseStore(connection, self.namespace, self._server_clock)
 
 
-def check_database(alias: str) -> None:
-    """Refuse an alias that cannot have the tables.
-
-    Raises:
-        ValueError: there is no such alias, or it is no PostgreSQL.
-    """
+def _why_not(alias: str) -> str | None:
+    """Why a database cannot have the tables."""
     config = connections.settings.get(alias)
     if config is None:
-        hint = nearest(alias, connections.settings) or "; add it there"
-        raise ValueError(f"LOCATION: there is no database {alias!r} in DATABASES{hint}")
-    vendor = load_backend(config.get("ENGINE", "")).DatabaseWrapper.vendor
+        hint = nearest(alias, connections.settings) or "; add it there."
+        return f"there is no database {alias!r} in DATABASES{hint}"
+    try:
+        vendor = load_backend(config["ENGINE"]).DatabaseWrapper.vendor
+    except ImproperlyConfigured as error:  # Django says so too, but not before it is used
+        return f"the database {alias!r} cannot be used: {error}."
     if vendor != "postgresql":
-        raise ValueError(f"LOCATION: the database {alias!r} is {vendor}, and must be PostgreSQL")
+        return f"the database {alias!r} is {vendor}, and must be PostgreSQL."
+    return None
