@@ -86,6 +86,22 @@ class Postgres:
             self.process.wait(60)
             self.process = None
 
+    def pause(self) -> None:
+        """Let it stand still, with all its connections."""
+        self._send_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self._send_all(signal.SIGCONT)
+
+    def _send_all(self, what: signal.Signals) -> None:
+        assert self.process is not None
+        parent = self.process.pid
+        os.kill(parent, what)  # first, so that it starts no other
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                os.kill(int(child), what)
+
     def settings(self, name: str = "postgres", **values: Any) -> dict[str, Any]:
         """What `DATABASES` has for a database of this server."""
         return {
