@@ -10,7 +10,6 @@ import pytest
 from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.database import DatabaseBackend
-from circuitbreaker_django.backends.database.store import DatabaseStore
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
@@ -92,20 +91,13 @@ def redis(redis_server: RedisServer, clock: Clock) -> Iterator[Join]:
         member.close()
 
 
-class PatientBackend(DatabaseBackend):
-    """Does not lose its store because the machine is busy with something else."""
-
-    def connect(self, patience: float) -> DatabaseStore:
-        return super().connect(20)
-
-
 @pytest.fixture
 def tables(database: str, clock: Clock, request: pytest.FixtureRequest) -> Iterator[Join]:
     """Makes members of one store in a database, each as a process of its own without threads."""
     members: list[DatabaseBackend] = []
 
     def join(**options: Any) -> DatabaseBackend:
-        member = PatientBackend(
+        member = DatabaseBackend(
             database,
             **{
                 "namespace": request.node.nodeid,
@@ -115,7 +107,7 @@ def tables(database: str, clock: Clock, request: pytest.FixtureRequest) -> Itera
                 **options,
             },
         )
-        member.turn_every = 0
+        member.turn_every, member.turn_patience = 0, 20
         members.append(member)
         return member
 

@@ -276,7 +276,8 @@ def test_a_role_without_rights_is_told_with_the_remedy(postgres, connection):
 
 def test_a_role_with_the_rights_that_are_told_can_use_it(postgres, connection):
     tables = ", ".join(
-        f"circuitbreaker_{name}" for name in ("store", "circuit", "event", "process", "declaration")
+        f"circuitbreaker_{name}"
+        for name in ("store", "circuit", "event", "process", "declaration", "traffic")
     )
     say(
         connection,

@@ -28,7 +28,8 @@ from tests.backends.waiting import until
 from tests.core.calls import failing, ok
 
 TABLES = [
-    f"circuitbreaker_{name}" for name in ("store", "circuit", "event", "process", "declaration")
+    f"circuitbreaker_{name}"
+    for name in ("store", "circuit", "event", "process", "declaration", "traffic")
 ]
 Member = Callable[..., CircuitBreaker]
 
@@ -179,7 +180,7 @@ def test_an_event_loop_gets_a_permit_and_is_never_kept_waiting(member):
     async def call() -> str:
         while True:
             try:
-                return await answer()
+                return str(await answer())
             except CircuitOpenError:
                 await asyncio.sleep(0.01)
 

@@ -29,6 +29,7 @@ from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitConflictError
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Outcome
+from circuitbreaker_django.core.traffic import MINUTE, QUARTER, Bucket, Counts
 from tests.backends.postgres import Postgres, registered
 
 NEVER = 2**62
@@ -577,6 +578,51 @@ def test_what_is_known_of_a_declaration_is_not_written_again(store):
     before = version()
     store.publish("other", None, [Declaration("a", {}, "here")])
     assert version() == before
+
+
+def test_calls_over_time_are_summed_and_those_of_long_ago_dropped(join):
+    now = 86_400_000_000 * 20_000
+    store = join(clock=lambda: now)
+    calls = {"a": Counts(60, 6, 3, 2, 1), "b": Counts(1)}
+    store.publish("process", None, (), (calls, 0))
+    store.publish("other", None, (), (calls, 0))
+    minutes = (Bucket(now, Counts(120, 12, 6, 4, 2)),)
+    assert store.stats(["a"], day=False).keys() == {"a"}
+    assert store.stats(["a"], day=False)["a"].minutes == minutes
+    seen = store.stats(None, day=True)
+    assert {name: stats.last_hour.calls for name, stats in seen.items()} == {"a": 120, "b": 2}
+    assert seen["a"].quarters == minutes
+    assert seen["a"].now == now
+    now += 3_600_000_000
+    assert store.stats(None, day=False) == {}
+    assert store.stats(None, day=True)["a"].quarters == minutes
+    store.publish("process", None, (), ({"b": Counts(1)}, 0))
+    with at(store) as cursor:
+        rows = cursor.rows(
+            "SELECT name, width FROM circuitbreaker_traffic WHERE namespace = %s ORDER BY 1, 2, start",
+            store.namespace,
+        )
+    assert rows == [("a", QUARTER), ("b", MINUTE), ("b", QUARTER), ("b", QUARTER)]
+
+
+def test_publishing_at_once_nobody_waits_for_another_and_nothing_is_lost(store, join):
+    names = [f"circuit {number}" for number in range(10)]
+
+    def tell(number: int) -> Callable[[], None]:
+        mine = join()
+        ordered = names[:: -1 if number % 2 else 1]
+        declared = [Declaration(name, {}, f"at {number}") for name in ordered]
+
+        def job() -> None:
+            for _ in range(15):
+                calls = {name: Counts(1) for name in ordered}
+                mine.publish(str(number), INFO, declared, (calls, 0))
+
+        return job
+
+    at_once(*(tell(number) for number in range(6)))
+    seen = store.stats(names, day=True)
+    assert {sum(one.counts.calls for one in seen[name].quarters) for name in names} == {90}
 
 
 # -- what hinders it -------------------------------------------------------------------------

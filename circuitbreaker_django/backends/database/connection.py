@@ -157,7 +157,8 @@ def _connect(alias: str) -> tuple[type[Exception], Any]:
         "connect_timeout": min(CONNECT_PATIENCE, ours.get("connect_timeout", CONNECT_PATIENCE)),
     }
     wrapper = load_backend(settings["ENGINE"]).DatabaseWrapper(settings, f"{alias} of circuits")
-    raw = wrapper.get_new_connection(wrapper.get_connection_params())
+    # Not by Django's method, which refuses any thread that has an event loop.
+    raw = wrapper.Database.connect(**wrapper.get_connection_params())
     errors: type[Exception] = wrapper.Database.Error
     try:
         raw.autocommit = True

@@ -51,6 +51,12 @@ SELECT name, info FROM circuitbreaker_declaration WHERE namespace = %s ORDER BY 
 PROCESSES: Final = """
 SELECT info FROM circuitbreaker_process WHERE namespace = %s AND seen_at > %s ORDER BY id
 """
+TRAFFIC: Final = """
+SELECT name, start, calls, failures, slow, ignored, rejected FROM circuitbreaker_traffic
+WHERE namespace = %s AND width = %s AND start BETWEEN %s AND %s
+    AND (%s::text[] IS NULL OR name = ANY(%s::text[]))
+ORDER BY name, start
+"""
 
 # -- a step ----------------------------------------------------------------------------------
 
@@ -145,5 +151,25 @@ FORGET_DECLARATIONS: Final = f"""
 DELETE FROM circuitbreaker_declaration WHERE (namespace, name) IN (
     SELECT namespace, name FROM circuitbreaker_declaration
     WHERE namespace = %s AND seen_at <= {NOW} - %s FOR UPDATE SKIP LOCKED
+)
+"""
+# As everywhere in the order of the names, so that no two processes wait for each other.
+ADD_TRAFFIC: Final = """
+INSERT INTO circuitbreaker_traffic AS known
+    (namespace, name, width, start, calls, failures, slow, ignored, rejected)
+SELECT %s, new.* FROM unnest(
+    %s::text[], %s::bigint[], %s::bigint[],
+    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]
+) AS new (name, width, start, calls, failures, slow, ignored, rejected)
+ORDER BY new.name, new.width, new.start
+ON CONFLICT (namespace, name, width, start) DO UPDATE SET
+    calls = known.calls + excluded.calls, failures = known.failures + excluded.failures,
+    slow = known.slow + excluded.slow, ignored = known.ignored + excluded.ignored,
+    rejected = known.rejected + excluded.rejected
+"""
+FORGET_TRAFFIC: Final = """
+DELETE FROM circuitbreaker_traffic WHERE (namespace, name, width, start) IN (
+    SELECT namespace, name, width, start FROM circuitbreaker_traffic
+    WHERE namespace = %s AND width = %s AND start < %s FOR UPDATE SKIP LOCKED
 )
 """

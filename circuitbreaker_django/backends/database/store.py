@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -21,7 +21,12 @@ from circuitbreaker_django.backends.published import (
     load_declaration,
     load_process,
 )
-from circuitbreaker_django.backends.remote_store import RemoteStore, Snapshot, Teller
+from circuitbreaker_django.backends.remote_store import (
+    Counted,
+    RemoteStore,
+    Snapshot,
+    Teller,
+)
 from circuitbreaker_django.backends.store import (
     Declaration,
     Evidence,
@@ -30,13 +35,16 @@ from circuitbreaker_django.backends.store import (
     Overview,
     ProcessInfo,
     Report,
+    Stats,
     StoreBusy,
     StoreLost,
 )
 from circuitbreaker_django.backends.transactional import Transaction
+from circuitbreaker_django.core import traffic
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
+from circuitbreaker_django.core.traffic import KEPT, MINUTE, QUARTER, Bucket, Counts
 
 T = TypeVar("T")
 
@@ -119,6 +127,24 @@ class DatabaseStore(RemoteStore):
             ),
         )
 
+    def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
+        """The calls of breakers over time, by the store's clock."""
+        chosen = None if names is None else list(names)
+        rows: dict[int, list[tuple[Any, ...]]] = {MINUTE: [], QUARTER: []}
+        with self._transaction("REPEATABLE READ") as cursor:
+            ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
+            wall = time.time()
+            for width in (MINUTE, QUARTER) if day else (MINUTE,):
+                first = traffic.oldest(width, now)
+                rows[width] = cursor.rows(
+                    sql.TRAFFIC, self.namespace, width, first, now, chosen, chosen
+                )
+        minutes, quarters = _buckets(rows[MINUTE]), _buckets(rows[QUARTER])
+        return {
+            name: Stats(now, wall, tuple(minutes.get(name, ())), tuple(quarters.get(name, ())))
+            for name in {**quarters, **minutes}
+        }
+
     def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
         """The store's time, and the newest events, newest first."""
         with self._transaction() as cursor:
@@ -171,11 +197,21 @@ class DatabaseStore(RemoteStore):
     # -- who is there -------------------------------------------------------------------------
 
     def publish(
-        self, process: str, info: ProcessInfo | None, declared: Sequence[Declaration]
+        self,
+        process: str,
+        info: ProcessInfo | None = None,
+        declared: Sequence[Declaration] = (),
+        counted: Counted = ({}, 0),
     ) -> Snapshot:
-        """Write down who is there and what his code declares, and forget who is gone (rule 23)."""
+        """Write down who is there, what his code declares, and what he has counted (rule 23).
+
+        It makes the store if there is none, and forgets what is of long ago.
+        """
         with self._transaction() as cursor:
             self._add_store(cursor)
+            ((incarnation, floor, revision, now),) = cursor.rows(
+                sql.STORE, self._now, self.namespace
+            )
             if info is not None:
                 told = dump_process(info)
                 cursor.run(sql.SEE_PROCESS, self.namespace, process, self._now, told)
@@ -191,10 +227,22 @@ class DatabaseStore(RemoteStore):
                 )
                 keep = micros(KEEP_DECLARED)
                 cursor.run(sql.FORGET_DECLARATIONS, self.namespace, self._now, keep)
-            ((incarnation, floor, revision, now),) = cursor.rows(
-                sql.STORE, self._now, self.namespace
-            )
+            self._keep_traffic(cursor, counted, now)
         return Snapshot(now, incarnation, floor, revision, {})
+
+    def _keep_traffic(self, cursor: DatabaseCursor, counted: Counted, now: int) -> None:
+        calls, age = counted
+        shares = [
+            (name, width, start, *share)
+            for name, counts in calls.items()
+            for width in KEPT
+            for start, share in traffic.shares(counts, age, width, now)
+        ]
+        if shares:
+            cursor.run(sql.ADD_TRAFFIC, self.namespace, *map(list, zip(*shares, strict=True)))
+            for width in KEPT:
+                first = traffic.oldest(width, now)
+                cursor.run(sql.FORGET_TRAFFIC, self.namespace, width, first)
 
     def withdraw(self, process: str) -> None:
         """Forget a process that ends."""
@@ -290,6 +338,14 @@ def _circuits(rows: Iterable[tuple[Any, ...]]) -> tuple[dict[str, Circuit], list
         except ValueError:
             unreadable.append(name)
     return circuits, unreadable
+
+
+def _buckets(rows: Iterable[tuple[Any, ...]]) -> dict[str, list[Bucket]]:
+    """Buckets by name of breaker."""
+    found: dict[str, list[Bucket]] = {}
+    for name, start, *numbers in rows:
+        found.setdefault(name, []).append(Bucket(start, Counts(*numbers)))
+    return found
 
 
 def _locked(

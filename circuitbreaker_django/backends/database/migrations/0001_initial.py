@@ -43,8 +43,22 @@ CREATE TABLE circuitbreaker_declaration (
     info text NOT NULL,
     PRIMARY KEY (namespace, name)
 );
+CREATE TABLE circuitbreaker_traffic (
+    namespace text NOT NULL,
+    name text NOT NULL,
+    width bigint NOT NULL,
+    start bigint NOT NULL,
+    calls bigint NOT NULL,
+    failures bigint NOT NULL,
+    slow bigint NOT NULL,
+    ignored bigint NOT NULL,
+    rejected bigint NOT NULL,
+    PRIMARY KEY (namespace, name, width, start)
+);
+CREATE INDEX circuitbreaker_traffic_start ON circuitbreaker_traffic (namespace, width, start);
 """
 DROP = """
+DROP TABLE circuitbreaker_traffic;
 DROP TABLE circuitbreaker_declaration;
 DROP TABLE circuitbreaker_process;
 DROP TABLE circuitbreaker_event;
