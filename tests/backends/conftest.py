@@ -22,7 +22,7 @@ from tests.clock import Clock
 AHEAD = 1_699_999_200_000_000
 
 postgres, mortal_postgres = postgres_server.postgres, postgres_server.mortal_postgres
-database = postgres_server.database
+database, pgbouncer = postgres_server.database, postgres_server.pgbouncer
 
 Join = Callable[..., Backend]
 Make = Callable[..., CircuitBreaker]

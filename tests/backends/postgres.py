@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -113,6 +114,57 @@ class Postgres:
         }
 
 
+class PgBouncer:
+    """A pooler that hands the server's few connections round, one transaction each."""
+
+    def __init__(self, server: Postgres) -> None:
+        self.server = server
+        self.program = find_server("pgbouncer", "/usr/sbin/pgbouncer")
+        self.folder = server.folder / "pooler"
+        self.folder.mkdir()
+        if server.user is not None:
+            shutil.chown(self.folder, server.user)
+        self.config = self.folder / "pgbouncer.ini"
+        self.config.write_text(
+            "[databases]\n"
+            f"* = host={server.folder} user=owner\n"
+            "[pgbouncer]\n"
+            f"unix_socket_dir = {self.folder}\n"
+            "listen_addr =\n"
+            "auth_type = any\n"
+            "pool_mode = transaction\n"
+            "default_pool_size = 4\n"
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = self.folder / "log"
+        with open(log, "wb") as file:
+            self.process = subprocess.Popen(
+                [self.program, self.config],
+                user=self.server.user,
+                cwd=self.folder,
+                stdout=file,
+                stderr=file,
+            )
+
+        def is_ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, log.read_text()
+            return (self.folder / ".s.PGSQL.6432").exists()
+
+        until(is_ready, seconds=60)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(60)
+
+    def settings(self, **values: Any) -> dict[str, Any]:
+        """What `DATABASES` has for the server behind the pooler."""
+        return self.server.settings(HOST=str(self.folder), PORT="6432", **values)
+
+
 @contextmanager
 def registered(alias: str, settings: dict[str, Any]) -> Iterator[str]:
     """The alias is one of `DATABASES` for a while."""
@@ -149,6 +201,17 @@ def postgres(django_db_blocker: Any) -> Iterator[Postgres]:
     """A server for all tests of a run; those that harm it start one of their own."""
     with django_db_blocker.unblock(), a_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: Postgres) -> Iterator[PgBouncer]:
+    """A pooler before the server of the run."""
+    pooler = PgBouncer(postgres)
+    try:
+        pooler.start()
+        yield pooler
+    finally:
+        pooler.stop()
 
 
 @pytest.fixture

@@ -382,7 +382,7 @@ def test_psycopg2_does_as_well(postgres):
     tests = Path(__file__).with_name("test_database_store.py")
     code = (
         "import sys; sys.modules['psycopg'] = None; import psycopg2, pytest\n"
-        f"sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', {str(tests)!r}]))"
+        f"sys.exit(pytest.main(['-qx', '-pno:cacheprovider', '-knot pgbouncer', {str(tests)!r}]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -392,3 +392,14 @@ def test_psycopg2_does_as_well(postgres):
         timeout=150,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_behind_a_pooler_it_leaves_nothing_to_the_next(postgres, pgbouncer):
+    with registered("pooled", pgbouncer.settings()), connected("pooled") as first:
+        with connected("pooled") as second:
+            assert ask(first, "SELECT current_setting('lock_timeout')") == "2500ms"
+            assert ask(second, "SELECT pg_backend_pid()") == ask(first, "SELECT pg_backend_pid()")
+        raw = first._raw
+        with raw.cursor() as cursor:
+            cursor.execute("SELECT current_setting('lock_timeout')")
+            assert cursor.fetchone() == ("0",)
