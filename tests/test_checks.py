@@ -379,6 +379,7 @@ class Elsewhere:
 
 def test_circuits_in_a_database(a_postgres, settings):
     assert found_ids({"default": a_postgres}) == []
+    assert found_ids({"default": a_postgres, "other": a_postgres}) == []
     assert found_ids({"default": {"BACKEND": DATABASE}}) == ["E010"]  # which is SQLite
     assert found_ids({"default": {"BACKEND": DATABASE, "LOCATION": "no"}}) == ["E010"]
     with override_settings(DATABASE_ROUTERS=[f"{__name__}.Elsewhere"]):
