@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -227,6 +228,44 @@ def test_a_bound_that_comes_too_late_cuts_nobody_elses_line():
 
     with module._bounded(Closed(), 0.001):
         time.sleep(0.05)
+
+
+def test_a_bound_that_fires_when_it_is_over_cuts_nobodys_line(monkeypatch):
+    late: list[Callable[[], object]] = []
+
+    class Late:
+        def __init__(self, seconds: float, cut: Callable[[], object]) -> None:
+            late.append(cut)
+
+        def start(self) -> None:
+            pass
+
+        def cancel(self) -> None:
+            pass
+
+    monkeypatch.setattr(threading, "Timer", Late)
+    ours, other = socket.socketpair()
+    with ours, other:
+        with module._bounded(ours, 1):
+            pass
+        late[0]()
+        assert other.send(b"!") == 1
+        with module._bounded(ours, 1):
+            late[1]()
+        with pytest.raises(BrokenPipeError):
+            other.send(b"!")
+
+
+def test_it_can_be_closed_whatever_its_driver_says(connection):
+    class Broken:
+        def close(self) -> None:
+            raise connection._errors
+
+    ask(connection, "SELECT 1")
+    connection._raw.close()
+    connection._raw = Broken()
+    connection.close()
+    assert ask(connection, "SELECT 1") == 1
 
 
 # -- faults ----------------------------------------------------------------------------------
