@@ -95,3 +95,16 @@ class Elsewhere:
 
     def allow_migrate(self, db, app_label, **hints):
         return app_label != DatabaseBackend.app_label
+
+
+# -- what it shares with every backend over a network --------------------------------------------
+
+
+def test_a_circuit_that_is_known_and_has_no_row_is_no_loss(tables, make):
+    ours = make(tables())
+    ours.enable()  # of a circuit that nobody has disabled
+    before = ours.view.incarnation
+    ours.backend._here().resync = True
+    ours.backend.touch()
+    assert not ours.backend._here().resync
+    assert ours.view.incarnation == before
