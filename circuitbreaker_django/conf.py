@@ -48,7 +48,8 @@ class RegistrySettings(TypedDict, total=False):
         str | os.PathLike[str] | None,
         "None",
         "Where the backend keeps them: for SQLite the path of the file, where `None` or empty is a "
-        "folder in memory that all users and sessions of the host find; for Redis a URL.",
+        "folder in memory that all users and sessions of the host find; for Redis a URL; for a "
+        "database its alias in `DATABASES`.",
     ]
     NAMESPACE: Annotated[
         str,

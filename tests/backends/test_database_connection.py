@@ -214,46 +214,58 @@ def test_a_commit_that_nobody_answers_leaves_it_open_whether_it_was_done(databas
 
 
 def test_where_threads_cannot_run_it_works_without_a_bound(connection, monkeypatch):
-    def start(timer: threading.Timer) -> None:
+    def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Timer, "start", start)
+    monkeypatch.setattr(threading.Thread, "start", start)
     assert ask(connection, "SELECT 1") == 1
 
 
-def test_a_bound_that_comes_too_late_cuts_nobody_elses_line():
-    class Closed:
-        def fileno(self) -> int:
-            raise OSError("closed")
-
-    with module._bounded(Closed(), 0.001):
-        time.sleep(0.05)
+def watches() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "circuitbreaker-watch"]
 
 
-def test_a_bound_that_fires_when_it_is_over_cuts_nobodys_line(monkeypatch):
-    late: list[Callable[[], object]] = []
+def test_the_line_of_a_server_that_is_silent_is_cut():
+    ours, other = socket.socketpair()
+    with ours, other, module._bounded(ours, 0.01):
+        assert ours.recv(1) == b""
 
-    class Late:
-        def __init__(self, seconds: float, cut: Callable[[], object]) -> None:
-            late.append(cut)
 
-        def start(self) -> None:
-            pass
-
-        def cancel(self) -> None:
-            pass
-
-    monkeypatch.setattr(threading, "Timer", Late)
+def test_the_line_of_a_server_that_has_answered_is_not_cut():
     ours, other = socket.socketpair()
     with ours, other:
-        with module._bounded(ours, 1):
-            pass
-        late[0]()
-        assert other.send(b"!") == 1
-        with module._bounded(ours, 1):
-            late[1]()
-        with pytest.raises(BrokenPipeError):
+        with module._bounded(ours, 0.01):
             other.send(b"!")
+            time.sleep(0.1)  # for this process is busy
+            assert other.send(b"!") == 1
+        until(lambda: not watches())
+
+
+def test_nobodys_line_is_cut_when_it_is_over(monkeypatch):
+    class Late(threading.Event):
+        """Becomes true between two looks of the watch."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            super().wait(20)
+            return False
+
+    ours, other = socket.socketpair()
+    with ours, other:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Event", Late)
+            bounded = module._bounded(ours, 1)
+            with bounded:
+                pass
+        until(lambda: not watches())
+        assert other.send(b"!") == 1
+
+
+def test_a_line_that_is_closed_already_is_let_be():
+    ours, other = socket.socketpair()
+    other.close()
+    ours.close()
+    with module._bounded(ours, 0.01):
+        until(lambda: not watches())
 
 
 def test_it_can_be_closed_whatever_its_driver_says(connection):

@@ -8,6 +8,7 @@ beyond a transaction, so that a pooler may hand the server's session to others i
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -173,34 +174,41 @@ def _connect(alias: str) -> tuple[type[Exception], Any]:
 
 @contextmanager
 def _bounded(raw: Any, seconds: float) -> Iterator[None]:
-    """Cut the connection if the block takes longer: neither driver has a bound of its own.
+    """Cut the connection if the server is silent for so long: neither driver has such a bound.
 
-    A server that was stopped, or has vanished behind a pooler, would be waited for for ever.
+    One that was stopped, or has vanished behind a pooler, would be waited for for ever.
     """
-    guard = threading.Lock()
-    over = False
+    over = threading.Event()
+    turn = threading.Lock()
 
-    def cut() -> None:
-        with guard:
-            if not over:
-                try:
-                    with socket.socket(fileno=os.dup(raw.fileno())) as line:
-                        line.shutdown(socket.SHUT_RDWR)
-                except Exception:  # it is closed already
-                    pass
+    def watch() -> None:
+        while not over.wait(seconds):
+            with turn:
+                # An answer that is there waits for this process, which is busy.
+                if over.is_set() or _cut_if_silent(raw):
+                    return
 
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
     try:
-        timer.start()
+        threading.Thread(target=watch, name="circuitbreaker-watch", daemon=True).start()
     except RuntimeError:  # where threads cannot run
         pass
     try:
         yield
     finally:
-        with guard:
-            over = True
-        timer.cancel()
+        with turn:
+            over.set()
+
+
+def _cut_if_silent(raw: Any) -> bool:
+    """Cut a connection that has nothing to read; whether nobody needs to look again."""
+    try:
+        with socket.socket(fileno=os.dup(raw.fileno())) as line:
+            if select.select([line], [], [], 0)[0]:
+                return False
+            line.shutdown(socket.SHUT_RDWR)
+    except Exception:  # it is closed already
+        pass
+    return True
 
 
 def _as_ours(error: Exception) -> StoreBusy | StoreLost:
