@@ -36,7 +36,7 @@ IDS: Final = {
     "E011": "Code declares a breaker in a registry that is not in the settings.",
     "E012": "The dotted path of a predicate, of `retry_after` or of `ERROR_DETAIL` leads to no "
     "sync callable.",
-    "E014": "The app that brings the tables of `DatabaseBackend` is not in `INSTALLED_APPS`.",
+    "E013": "The app that brings the tables of `DatabaseBackend` is not in `INSTALLED_APPS`.",
     "W001": "An exception's library is not installed, so the exception counts as never raised.",
     "W002": "A backend keeps circuits in each process alone (only with `--deploy`).",
     "W003": "`NAMESPACE` is not set (only with `--deploy`).",
@@ -45,7 +45,7 @@ IDS: Final = {
     "W005": "`LOCATION` depends on the folder that a process was started in "
     "(only with `--deploy`).",
     "W006": "An option of a breaker has no effect beside its other options.",
-    "W008": "A router of `DATABASE_ROUTERS` keeps the tables of `DatabaseBackend` from their "
+    "W007": "A router of `DATABASE_ROUTERS` keeps the tables of `DatabaseBackend` from their "
     "database.",
 }
 
@@ -133,13 +133,13 @@ def _check_tables(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
     place, database = conf.where(config.alias), config.location or DEFAULT_DB_ALIAS
     if not apps.is_installed(DatabaseBackend.app):
         yield _error(
-            "E014",
+            "E013",
             f"{place} keeps circuits in tables, and the app that brings them is not installed.",
             f'Add "{DatabaseBackend.app}" to INSTALLED_APPS and migrate.',
         )
     elif not router.allow_migrate(database, DatabaseBackend.app_label):
         yield _warning(
-            "W008",
+            "W007",
             f"{place} keeps circuits in the database {database!r}, and a router keeps the tables "
             "from it.",
             f"Let it allow the migrations of {DatabaseBackend.app_label!r} there, or silence this "

@@ -383,9 +383,9 @@ def test_circuits_in_a_database(a_postgres, settings):
     assert found_ids({"default": {"BACKEND": DATABASE}}) == ["E010"]  # which is SQLite
     assert found_ids({"default": {"BACKEND": DATABASE, "LOCATION": "no"}}) == ["E010"]
     with override_settings(DATABASE_ROUTERS=[f"{__name__}.Elsewhere"]):
-        assert found_ids({"default": a_postgres}) == ["W008"]
+        assert found_ids({"default": a_postgres}) == ["W007"]
     settings.INSTALLED_APPS = ["circuitbreaker_django"]
-    assert found_ids({"default": a_postgres}) == ["E014"]
+    assert found_ids({"default": a_postgres}) == ["E013"]
 
 
 def test_deployment_on_windows_names_what_it_would_take(monkeypatch):
