@@ -634,6 +634,82 @@ def test_publishing_at_once_nobody_waits_for_another_and_nothing_is_lost(store, 
     assert {sum(one.counts.calls for one in seen[name].quarters) for name in names} == {90}
 
 
+# -- where there is too much ------------------------------------------------------------------
+
+HOUR = 3_600_000_000
+
+
+def test_circuits_on_which_nothing_counts_go_when_there_are_too_many(join, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ROWS", 3)
+    now = HOUR * 24 * 20_000
+    store = join(clock=lambda: now)
+    fence = make(store)
+    for name in "abc":
+        store.deliver({name: failed(fence, 5)}, [], teller())
+    store.command({"open": (TRIP, POLICY)}, NEVER)
+    store.command({"held": (Command(CommandKind.HOLD), POLICY)}, NEVER)
+    store.command({"reset": (TRIP, POLICY)}, NEVER)
+    reset = store.command({"reset": (RESET, POLICY)}, NEVER).circuits["reset"]
+    store.command({"none": (Command(CommandKind.ENABLE), POLICY)}, NEVER)  # a row, and no record
+    store.clean()
+    assert store.overview().circuits.keys() == {"a", "b", "c", "open", "held"}
+    before = store.look(0)
+    assert before.floor >= reset.epoch
+    assert store.acquire("reset", fence, "token", POLICY, NEVER)[1].floor == before.floor
+    now += HOUR
+    told = store.deliver({"a": failed(fence, 5)}, [], teller())
+    assert now - 5 in told.circuits["a"].failures
+    store.clean()
+    after = store.look(0)
+    assert after.circuits.keys() == {"a", "open", "held"}
+    assert after.floor > before.floor
+    assert after.revision > before.revision
+    store.clean()
+    assert store.look(0).revision == after.revision
+
+
+def test_a_circuit_that_is_just_written_does_not_go(store, join, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ROWS", 0)
+    store.command({"a": (RESET, POLICY), "b": (RESET, POLICY)}, NEVER)
+    other = join()
+    with at(other) as cursor:
+        cursor.rows(
+            "SELECT 1 FROM circuitbreaker_circuit WHERE namespace = %s AND name = 'a' FOR UPDATE",
+            store.namespace,
+        )
+        store.clean()
+    assert store.look(0).circuits.keys() == {"a"}
+
+
+def test_a_window_that_somebody_has_declared_longer_counts_as_long(join, monkeypatch):
+    monkeypatch.setattr(module, "MAX_ROWS", 0)
+    now = HOUR * 24 * 20_000
+    store = join(clock=lambda: now)
+    store.deliver({"a": failed(make(store), 5)}, [], teller())
+    store.publish("process", None, [Declaration("b", {"failure_window": 7200}, "here")])
+    now += HOUR
+    store.clean()
+    assert store.look(0).circuits.keys() == {"a"}
+
+
+def test_declarations_and_calls_of_breakers_by_key_go_when_there_are_too_many(join, monkeypatch):
+    now = HOUR * 24 * 20_000
+    store = join(clock=lambda: now)
+    for name in ("family:1", "plain:1", "family:3", "family:2", "other"):
+        now += 1
+        keyed = {"keyed": True} if name.startswith("family") else {}
+        calls = {name: Counts(1)}
+        store.publish("process", None, [Declaration(name, keyed, "here")], (calls, 0))
+    store.clean()
+    assert len(store.overview().declarations) == 5
+    monkeypatch.setattr(module, "MAX_DECLARED", 3)
+    monkeypatch.setattr(module, "MAX_TRAFFIC", 2)
+    store.clean()
+    assert store.overview().declarations.keys() == {"plain:1", "family:2", "other"}
+    assert len(store.stats(None, day=False)) == 2
+    assert "other" in store.stats(None, day=False)
+
+
 # -- what hinders it -------------------------------------------------------------------------
 
 

@@ -121,8 +121,50 @@ DROP_CIRCUITS: Final = """
 DELETE FROM circuitbreaker_circuit WHERE namespace = %s AND name = ANY(%s::text[])
 """
 RAISE_FLOOR: Final = f"""
-UPDATE circuitbreaker_store SET floor = GREATEST(floor + 1, {NOW}), revision = revision + 1
+UPDATE circuitbreaker_store SET floor = GREATEST(floor + 1, %s, {NOW}), revision = revision + 1
 WHERE namespace = %s
+"""
+
+# -- where there is too much -----------------------------------------------------------------
+
+SIZES: Final = """
+SELECT
+    (SELECT count(*) FROM circuitbreaker_circuit WHERE namespace = %s),
+    (SELECT count(*) FROM circuitbreaker_declaration WHERE namespace = %s)
+"""
+TRAFFIC_SIZES: Final = """
+SELECT width, count(*) FROM circuitbreaker_traffic WHERE namespace = %s GROUP BY width
+"""
+DECLARATIONS_BY_AGE: Final = """
+SELECT name, info FROM circuitbreaker_declaration WHERE namespace = %s ORDER BY seen_at, name
+"""
+# What somebody is just writing is passed over, and so is what was written since it was read.
+DROP_BLANK_CIRCUITS: Final = """
+DELETE FROM circuitbreaker_circuit WHERE (namespace, name) IN (
+    SELECT circuit.namespace, circuit.name FROM circuitbreaker_circuit AS circuit
+    JOIN unnest(%s::text[], %s::text[]) AS blank (name, record)
+        ON circuit.name = blank.name AND circuit.record = blank.record
+    WHERE circuit.namespace = %s FOR UPDATE OF circuit SKIP LOCKED
+) RETURNING name
+"""
+DROP_EMPTY_CIRCUITS: Final = """
+DELETE FROM circuitbreaker_circuit WHERE (namespace, name) IN (
+    SELECT namespace, name FROM circuitbreaker_circuit
+    WHERE namespace = %s AND record IS NULL FOR UPDATE SKIP LOCKED
+)
+"""
+DROP_DECLARATIONS: Final = """
+DELETE FROM circuitbreaker_declaration WHERE (namespace, name) IN (
+    SELECT namespace, name FROM circuitbreaker_declaration
+    WHERE namespace = %s AND name = ANY(%s::text[]) FOR UPDATE SKIP LOCKED
+)
+"""
+DROP_TRAFFIC: Final = """
+DELETE FROM circuitbreaker_traffic WHERE (namespace, name, width, start) IN (
+    SELECT namespace, name, width, start FROM circuitbreaker_traffic
+    WHERE namespace = %s AND width = %s AND position(':' IN name) > 0
+    ORDER BY start LIMIT %s FOR UPDATE SKIP LOCKED
+)
 """
 
 # -- who is there ----------------------------------------------------------------------------

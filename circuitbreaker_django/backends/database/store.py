@@ -18,8 +18,10 @@ from circuitbreaker_django.backends.published import (
     dump_declaration,
     dump_process,
     is_gone,
+    is_keyed,
     load_declaration,
     load_process,
+    patient_policy,
 )
 from circuitbreaker_django.backends.remote_store import (
     Counted,
@@ -40,6 +42,7 @@ from circuitbreaker_django.backends.store import (
     StoreLost,
 )
 from circuitbreaker_django.backends.transactional import Transaction
+from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import traffic
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.policy import Policy, micros
@@ -56,6 +59,11 @@ POLL_EVERY: Final = 0.5
 NOTE_DECLARED: Final = 1800.0
 #: Events kept.
 HISTORY: Final = 5000
+#: Rows of circuits, declarations, and counts of calls of one width, above which those go that
+#: nobody will miss.
+MAX_ROWS: Final = 2000
+MAX_DECLARED: Final = 5000
+MAX_TRAFFIC: Final = 100_000
 #: Circuits that are read at once.
 PAGE: Final = 1000
 
@@ -249,6 +257,43 @@ class DatabaseStore(RemoteStore):
         with self._transaction() as cursor:
             cursor.run(sql.WITHDRAW, self.namespace, process)
 
+    def clean(self) -> None:
+        """Drop what nobody will miss where there is too much of it."""
+        with self._transaction() as cursor:
+            ((rows, entries),) = cursor.rows(sql.SIZES, self.namespace, self.namespace)
+            widths = dict(cursor.rows(sql.TRAFFIC_SIZES, self.namespace))
+            surplus = {width: size - MAX_TRAFFIC for width, size in widths.items()}
+            for width in [width for width, number in surplus.items() if number > 0]:
+                cursor.run(sql.DROP_TRAFFIC, self.namespace, width, surplus[width])
+            if rows <= MAX_ROWS and entries <= MAX_DECLARED:
+                return
+            ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
+            texts = cursor.rows(sql.DECLARATIONS_BY_AGE, self.namespace)
+            records = dict(cursor.rows(sql.CIRCUITS, self.namespace)) if rows > MAX_ROWS else {}
+        declared = [one for name, text in texts if (one := load_declaration(name, text))]
+        keyed = [one.name for one in declared if is_keyed(one)]
+        patient = patient_policy(one.policy for one in declared)
+        circuits, _ = _circuits(records.items())
+        blank = {
+            name: circuit.epoch
+            for name, circuit in circuits.items()
+            if core.is_blank(circuit, patient, now)
+        }
+        with self._transaction() as cursor:
+            cursor.run(
+                sql.DROP_DECLARATIONS, self.namespace, keyed[: max(0, entries - MAX_DECLARED)]
+            )
+            cursor.run(sql.DROP_EMPTY_CIRCUITS, self.namespace)
+            dropped = cursor.rows(
+                sql.DROP_BLANK_CIRCUITS,
+                list(blank),
+                [records[name] for name in blank],
+                self.namespace,
+            )
+            if dropped:
+                newest = max(blank[name] for (name,) in dropped)
+                cursor.run(sql.RAISE_FLOOR, newest, self._now, self.namespace)
+
     def close(self) -> None:
         """Let go of the connection; never raises. The next use opens it again."""
         self.connection.close()
@@ -322,7 +367,7 @@ class DatabaseStore(RemoteStore):
         if names:
             logger.warning("circuits that could not be read are dropped: %s", names)
             cursor.run(sql.DROP_CIRCUITS, self.namespace, names)
-            cursor.run(sql.RAISE_FLOOR, self._now, self.namespace)
+            cursor.run(sql.RAISE_FLOOR, 0, self._now, self.namespace)
 
 
 def _incarnation() -> int:
