@@ -84,6 +84,14 @@ def test_it_is_opened_at_its_first_use_and_again_after_it_was_closed(connection)
     assert ask(connection, "SELECT pg_backend_pid()") != first
 
 
+def test_one_that_was_ended_while_it_was_idle_is_replaced_and_nobody_notices(database, connection):
+    with connected(database) as idle:
+        pid = ask(idle, "SELECT pg_backend_pid()")
+        ask(connection, "SELECT pg_terminate_backend(%s)", pid)
+        until(lambda: not ask(connection, ALIVE, pid))
+        assert ask(idle, "SELECT pg_backend_pid()") != pid
+
+
 def test_it_says_who_it_is_and_what_the_project_says_comes_first(connection, postgres):
     name = "SELECT current_setting('application_name')"
     assert ask(connection, name) == "circuitbreaker_django"
@@ -99,7 +107,7 @@ def test_what_is_for_djangos_connections_only_is_passed_over(postgres):
         "prepare_threshold": 0,
         "server_side_binding": True,
         "isolation_level": IsolationLevel.SERIALIZABLE,
-        "connect_timeout": 1,
+        "connect_timeout": "0",
     }
     with another(postgres, OPTIONS=options, CONN_MAX_AGE=None) as other:
         assert ask(other, "SELECT current_setting('transaction_isolation')") == "read committed"

@@ -99,6 +99,8 @@ def test_a_command_reaches_every_worker(start, breaker):
 
 def test_what_workers_fail_on_together_is_open_for_the_command_too(start, breaker):
     first, second = start(), start()
+    assert first("call search") == second("call search") == "ok"
+    until(lambda: "2 live processes" in breaker("status"))  # from now on failures are shared
     assert [worker("fail payments") for worker in (first, second, first)] == ["failed"] * 3
     until(lambda: second("call payments") == "rejected")
     status = json.loads(breaker("status", "--format", "json"))

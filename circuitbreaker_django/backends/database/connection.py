@@ -123,6 +123,8 @@ class DatabaseConnection:
             self.close()
 
     def _open(self) -> Any:
+        if self._raw is not None and _has_to_say(self._raw):
+            self.close()  # nothing but its end comes unasked: it was idle for too long, perhaps
         if self._raw is None:
             try:
                 self._errors, self._raw = _connect(self.alias)
@@ -152,11 +154,7 @@ def _connect(alias: str) -> tuple[type[Exception], Any]:
     """A new connection in autocommit mode, and what its driver raises."""
     settings = dict(connections.settings[alias])
     ours = {key: value for key, value in settings["OPTIONS"].items() if key not in _NOT_OURS}
-    settings["OPTIONS"] = {
-        **_OPTIONS,
-        **ours,
-        "connect_timeout": min(CONNECT_PATIENCE, ours.get("connect_timeout", CONNECT_PATIENCE)),
-    }
+    settings["OPTIONS"] = {**_OPTIONS, **ours, "connect_timeout": CONNECT_PATIENCE}
     wrapper = load_backend(settings["ENGINE"]).DatabaseWrapper(settings, f"{alias} of circuits")
     # Not by Django's method, which refuses any thread that has an event loop.
     raw = wrapper.Database.connect(**wrapper.get_connection_params())
@@ -201,14 +199,24 @@ def _bounded(raw: Any, seconds: float) -> Iterator[None]:
 
 def _cut_if_silent(raw: Any) -> bool:
     """Cut a connection that has nothing to read; whether nobody needs to look again."""
+    if _has_to_say(raw):
+        return False
     try:
         with socket.socket(fileno=os.dup(raw.fileno())) as line:
-            if select.select([line], [], [], 0)[0]:
-                return False
             line.shutdown(socket.SHUT_RDWR)
     except Exception:  # it is closed already
         pass
     return True
+
+
+def _has_to_say(raw: Any) -> bool:
+    """Whether there is something to read from the server, be it the end."""
+    try:
+        line = select.poll()
+        line.register(raw.fileno(), select.POLLIN)
+        return bool(line.poll(0))
+    except Exception:  # it is closed already
+        return False
 
 
 def _as_ours(error: Exception) -> StoreBusy | StoreLost:
