@@ -113,16 +113,14 @@ SELECT revision FROM store
 # -- data loss -------------------------------------------------------------------------------
 
 RENEW: Final = f"""
-UPDATE circuitbreaker_store
-SET incarnation = %s, floor = GREATEST(floor + 1, {NOW}), revision = revision + 1
+UPDATE circuitbreaker_store SET incarnation = %s, floor = GREATEST(floor + 1, {NOW})
 WHERE namespace = %s AND incarnation = %s
 """
 DROP_CIRCUITS: Final = """
 DELETE FROM circuitbreaker_circuit WHERE namespace = %s AND name = ANY(%s::text[])
 """
 RAISE_FLOOR: Final = f"""
-UPDATE circuitbreaker_store SET floor = GREATEST(floor + 1, %s, {NOW}), revision = revision + 1
-WHERE namespace = %s
+UPDATE circuitbreaker_store SET floor = GREATEST(floor + 1, %s, {NOW}) WHERE namespace = %s
 """
 
 # -- where there is too much -----------------------------------------------------------------
