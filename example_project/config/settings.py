@@ -25,6 +25,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 
 INSTALLED_APPS = [
     "circuitbreaker_django",
+    "circuitbreaker_django.backends.database",  # for database://; makes nothing in SQLite
     "shop",
     "django.contrib.admin",
     "django.contrib.auth",

@@ -118,3 +118,33 @@ def test_without_tables_the_command_says_what_to_do_and_workers_work(
     assert worker("call payments") == "rejected"
     for words in (("status",), ("trip", "--all")):
         assert "run `manage.py migrate`" in breaker(*words, code=2)
+
+
+def test_the_example_has_its_circuits_there_by_one_variable(postgres):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "SHOP_ENV_FILE": os.devnull,
+        "SHOP_DATABASE_URL": f"postgres://owner@/{postgres.folder}/example",
+        "SHOP_CIRCUIT_BREAKERS_URL": "database://default",
+    }
+
+    def manage(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, ROOT / "example_project" / "manage.py", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    postgres.run("createdb", "--host", postgres.folder, "--username", "owner", "example")
+    manage("check")
+    manage("migrate")
+    manage("breaker", "trip", "payments", "--hold", "--force", "--reason", "maintenance")
+    status = manage("breaker", "status")
+    assert "maintenance" in status
+    assert "DatabaseBackend at DATABASES['default'], example at " in status
