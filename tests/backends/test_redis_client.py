@@ -136,7 +136,7 @@ BUILT_IN = "django.core.cache.backends.redis.RedisCache"
 
 @pytest.fixture(autouse=True)
 def _requests_end_as_before() -> Iterator[None]:
-    """Some cache's module has an async function called at the end of each request, once imported."""
+    """A cache may have an async function called at the end of each request, once imported."""
     ended = signals.request_finished
     before = list(ended.receivers)
     yield
