@@ -118,6 +118,7 @@ class DatabaseStore(RemoteStore):
         """Everything, for operators. What another release has published unreadably is left out."""
         with self._transaction("REPEATABLE READ") as cursor:
             ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
+            store = cursor.rows(sql.STORE, self._now, self.namespace)
             records = cursor.rows(sql.CIRCUITS, self.namespace)
             declarations = cursor.rows(sql.DECLARATIONS, self.namespace)
             processes = cursor.rows(sql.PROCESSES, self.namespace, now - micros(GONE_AFTER))
@@ -133,6 +134,7 @@ class DatabaseStore(RemoteStore):
             tuple(
                 info for (text,) in processes if (info := load_process(text)) and not is_gone(info)
             ),
+            *(floor for _, floor, _, _ in store),
         )
 
     def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
