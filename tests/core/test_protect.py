@@ -16,6 +16,7 @@ from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.core import protect as protect_module
 from circuitbreaker_django.core.call import Rules
+from circuitbreaker_django.core.fallback import Fallback
 from circuitbreaker_django.core.protect import protect
 from circuitbreaker_django.core.states import Outcome
 from tests.core.calls import Down, afail, aok, fail, failing, ok
@@ -546,9 +547,123 @@ async def test_rules_that_raise_never_hurt_the_call(make, clock, caplog, state):
             except Down:
                 assert gives is Down
             (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
-            assert "could not be judged" in record.getMessage()
+            what = (
+                f"an exception of circuit {breaker.name!r}"
+                if gives is Down
+                else "a result of type int"
+            )
+            assert record.getMessage() == f"{what} could not be judged"
             assert breaker.state is state
         assert breaker.call(ok) == "ok"  # the permit has come back
+
+
+class Echo(Rules):
+    """Answers with the arguments for all that is rejected or fails, as numbers of 500 do."""
+
+    judged = (int,)
+
+    def __init__(self) -> None:
+        super().__init__(Fallback(lambda *args, **kwargs: (args, kwargs), on_failure=True))
+        self.seen: list[tuple[Any, ...]] = []
+
+    def error(self, breaker: Any, error: BaseException, args: tuple[Any, ...]) -> Outcome:
+        self.seen.append(args)
+        return Outcome.FAILURE
+
+    def result(self, breaker: Any, result: Any, args: tuple[Any, ...]) -> Outcome:
+        self.seen.append(args)
+        return Outcome.FAILURE if result >= 500 else Outcome.SUCCESS
+
+
+def gives(number: int, *, value: Any = "text") -> Any:
+    if value is Down:
+        raise Down
+    return value
+
+
+async def agives(number: int, *, value: Any = "text") -> Any:
+    return gives(number, value=value)
+
+
+@pytest.mark.parametrize("options", [{}, {"failure_rate_threshold": 1, "slow_call_duration": 10}])
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("func", [gives, agives])
+async def test_whatever_way_it_goes_a_call_s_arguments_reach_all_who_ask(make, options, each, func):
+    breaker = make(**{"failure_threshold": 99, **options})
+    found, rules = [], Echo()
+
+    def resolve(*args: Any, **kwargs: Any) -> CircuitBreaker:
+        found.append((args, kwargs))
+        return breaker
+
+    protected = protect(func, resolve, rules, each=each)
+    calls = 0
+    for value in ("text", 404, Down, 500):
+        for opened in (False, True):
+            if opened:  # by a call that has succeeded
+                await end_of(protected(1))
+            else:
+                breaker.view.shut()
+            found.clear()
+            rules.seen.clear()
+            given = await end_of(protected(7, value=value))
+            calls += 1 + opened
+            failed = value in (Down, 500)
+            assert given == (((7,), {"value": value}) if failed else value)
+            assert rules.seen == ([] if value == "text" else [(7,)])
+            assert found == ([((7,), {"value": value})] if each or not opened else [])
+    assert breaker.view.failures == 4
+    assert breaker.view.all_calls == calls
+    breaker.trip()
+    for _ in range(2):
+        assert await end_of(protected(7, value="text")) == ((7,), {"value": "text"})
+    breaker.passive = True
+    breaker.view.shut()
+    assert await end_of(protected(7, value="text")) == "text"
+
+
+class TakesOver(Rules):
+    judged = (int,)
+    taken: tuple[Any, Any] | None = None
+
+    def result(self, breaker: Any, result: Any, args: tuple[Any, ...]) -> Outcome:
+        return Outcome.FAILURE if result >= 500 else Outcome.SUCCESS
+
+    def takes_over(self, call: Any, result: Any) -> bool:
+        self.taken = (call, result)
+        return True
+
+
+@pytest.mark.parametrize("func", [ok, aok])
+async def test_a_result_that_was_taken_over_has_not_ended_its_trial_yet(half_open, func):
+    breaker, rules = half_open(), TakesOver()
+    protected = protect(func, always(breaker), rules)
+    assert await end_of(protected(5)) == 5
+    with pytest.raises(CircuitOpenError):
+        breaker.call(ok)  # nor is anybody inside of it
+    assert rules.taken is not None
+    call, result = rules.taken
+    assert result == 5
+    call.end(Outcome.SUCCESS)
+    assert breaker.state is CLOSED
+
+
+@pytest.mark.parametrize("func", [ok, aok])
+async def test_a_result_that_is_a_failure_is_not_taken_over(half_open, func):
+    breaker, rules = half_open(), TakesOver()
+    assert await end_of(protect(func, always(breaker), rules)(500)) == 500
+    assert breaker.state is OPEN
+    assert rules.taken is None
+
+
+async def test_call_hands_on_the_arguments_to_a_function_of_any_kind(make):
+    breaker = make()
+
+    def items(number: int, *, value: Any) -> Iterator[Any]:
+        yield gives(number, value=value)
+
+    for func in (gives, agives, items, functools.partial(gives)):
+        assert await item_of(breaker.call(func, 7, value=8)) == 8
 
 
 def test_the_breaker_is_looked_up_at_the_first_call_and_again_when_its_gate_is_shut(make):
@@ -685,6 +800,34 @@ def test_slow_calls_do_not_pass_by(rate, clock, layer):
         run()
         slow()
     assert sum(one.slow for one in rate.view.tally.slices(clock.now)) == rate.view.slow == 2
+
+
+@pytest.mark.parametrize("func", [ok, aok])
+async def test_a_call_that_ends_when_something_is_due_does_not_pass_by(rate, monkeypatch, func):
+    protected = rate(func)
+    await end_of(protected())
+    counted: list[Any] = []
+    monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: counted.append(args))
+    monkeypatch.setattr(rate.view.tally, "due", rate.backend.seconds())
+    await end_of(protected())
+    assert len(counted) == 1
+    assert rate.view.untold().calls == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_slow_failures_are_slow_too(rate, clock, asynchronous):
+    def work(value: Any = Down) -> Any:
+        clock.advance(10)
+        return gives(1, value=value)
+
+    async def awork(value: Any = Down) -> Any:
+        return work(value)
+
+    protected = protect(awork if asynchronous else work, always(rate), Echo())
+    for number in (1, 2, 3):
+        await end_of(protected(Down if number < 3 else 500))
+        assert rate.view.slow == rate.view.failures == number
+        rate.call(ok)  # opens the gate
 
 
 def test_a_success_from_before_a_reset_does_not_pass_by(rate):
