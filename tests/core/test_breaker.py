@@ -1303,3 +1303,91 @@ async def test_call_takes_arguments_and_gives_an_awaitable_for_an_async_function
     awaitable = breaker.call(aok)  # admission is at its beginning, not here
     with pytest.raises(CircuitOpenError):
         await awaitable
+
+
+# -- what is told, and in which words ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["trip", "disable", "metrics_only", "enable", "reset"])
+def test_a_command_that_is_told_nothing_tells_nothing(make, backend, monkeypatch, command):
+    orders: list[Any] = []
+    monkeypatch.setattr(backend, "order", orders.append)
+    breaker = make()
+    getattr(breaker, command)()
+    (order,) = orders
+    ordered, policy = order["payments"]
+    assert (ordered.duration, ordered.actor, ordered.reason) == (None, "", "")
+    assert policy is breaker.policy
+
+
+def test_blocks_are_counted_however_they_pass(make):
+    breaker = make(failure_threshold=99)
+    for number in range(1, 6):
+        with breaker:
+            ok()
+        assert breaker.view.all_calls == number
+
+
+def test_each_rejection_while_a_trial_runs_is_counted(half_open):
+    breaker = half_open()
+    with breaker:
+        for number in range(1, 4):
+            contextvars.Context().run(pytest.raises, CircuitOpenError, breaker.call, ok)
+            assert breaker.view.rejected == number
+
+
+def test_each_neutral_end_is_counted(make):
+    breaker = make(exceptions=ValueError)
+    for number in range(1, 4):
+        failing(breaker)
+        assert breaker.view.ignored == number
+
+
+def test_a_slow_trial_is_told_as_the_last_error(half_open, clock):
+    breaker = half_open(slow_call_duration=10, slow_call_rate_threshold=1)
+    breaker.call(clock.advance, 10)
+    assert breaker.state is OPEN
+    assert (breaker.view.circuit.last_error, breaker.view.circuit.last_message) == ("slow call", "")
+
+
+def test_a_failure_without_an_exception_has_no_error_to_tell(make):
+    breaker = make(result_predicate=lambda result: result == "bad")
+    breaker.call(ok, "bad")
+    assert (breaker.view.circuit.last_error, breaker.view.circuit.last_message) == ("", "")
+
+
+def test_a_wait_may_be_shorter_than_a_second(make, clock):
+    breaker = make(recovery_timeout=0.5)
+    failing(breaker)
+    clock.advance(0.5)
+    assert breaker.call(ok) == "ok"
+
+
+def test_a_call_that_passes_unprotected_is_logged_with_its_name(make, monkeypatch, caplog):
+    breaker = make()
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(breaker.backend, "admit", broken)
+    assert breaker.call(ok) == "ok"
+    assert caplog.messages == ["the call of circuit 'payments' passes unprotected"]
+
+
+def test_an_outcome_that_is_lost_is_logged_with_its_name(make, monkeypatch, caplog):
+    breaker = make()
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(breaker.backend, "count", broken)
+    failing(breaker)
+    assert caplog.messages == ["an outcome of circuit 'payments' was lost"]
+
+
+def test_a_call_would_pass_from_the_moment_on_at_which_the_pause_ends(half_open, clock):
+    breaker = half_open()
+    breaker.view.pause_until = clock.now + 1
+    assert not breaker.allows()
+    clock.now += 1
+    assert breaker.allows()
