@@ -55,16 +55,21 @@ def test_calls_are_rejected_until_the_wait_is_over_and_not_a_moment_longer(make,
     breaker = make()
     gate = Gate(breaker, STILL, reject=HELD, until=clock.now + 2_000_000)
     rejection = gate.rejection()
+    assert rejection is not None
     assert (rejection.name, rejection.state, rejection.retry_after) == ("payments", "open", 2)
     clock.now += 1_999_999
-    assert gate.rejection().retry_after == 0.000_001
+    rejection = gate.rejection()
+    assert rejection is not None
+    assert rejection.retry_after == 0.000_001
     clock.now += 1
     assert gate.rejection() is None
     assert breaker.view.rejected == 2
 
 
 def test_a_hold_without_an_end_has_no_time_to_wait_for(make):
-    assert Gate(make(), STILL, reject=HELD, until=inf).rejection().retry_after is None
+    rejection = Gate(make(), STILL, reject=HELD, until=inf).rejection()
+    assert rejection is not None
+    assert rejection.retry_after is None
 
 
 @pytest.mark.parametrize("held", [2.0, -1.0])

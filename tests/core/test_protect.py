@@ -589,7 +589,7 @@ async def agives(number: int, *, value: Any = "text") -> Any:
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("func", [gives, agives])
 async def test_whatever_way_it_goes_a_call_s_arguments_reach_all_who_ask(make, options, each, func):
-    breaker = make(**{"failure_threshold": 99, **options})
+    breaker: CircuitBreaker = make(**{"failure_threshold": 99, **options})
     found, rules = [], Echo()
 
     def resolve(*args: Any, **kwargs: Any) -> CircuitBreaker:
