@@ -54,7 +54,8 @@ class RegistrySettings(TypedDict, total=False):
     NAMESPACE: Annotated[
         str,
         "the top-level package of `ROOT_URLCONF`",
-        "Keeps projects and environments apart that share a host or a server.",
+        "Keeps projects and environments apart that share a host or a server. Two that set none and "
+        "whose `ROOT_URLCONF` is `config.urls` share their circuits: set it.",
     ]
     ENABLED: Annotated[bool, "True", "`False`: all calls pass and nothing is counted."]
     OPTIONS: Annotated[dict[str, Any], "{}", "Further arguments of the backend."]
