@@ -99,7 +99,7 @@ def prepare_folder(place: Place, *, create: bool) -> os.stat_result:
             if not stat.S_ISDIR(info.st_mode):
                 raise PlaceError(f"{part} is no folder (links are not followed): remove it")
             if place.ours and os.geteuid() not in (0, info.st_uid):
-                raise PlaceError(_belongs_to(part, info))
+                raise PlaceError(_belongs_to(part, info, removable=True))
     except FileNotFoundError:
         raise NoStore(f"there is no {folder}") from None
     except PermissionError:
@@ -284,16 +284,18 @@ def _can_stat(path: Path) -> bool:
     return True
 
 
-def _belongs_to(path: Path, info: os.stat_result) -> str:
+def _belongs_to(path: Path, info: os.stat_result, *, removable: bool = False) -> str:
     owner, me = _user(info.st_uid), _user(os.geteuid())
     if info.st_uid == os.geteuid():
         return f"{path} cannot be written to by {me}: check its mode, and how its disk is mounted"
-    user = shlex.quote(owner.replace("uid ", "#"))
-    command = shlex.join([sys.executable, *(sys.argv if sys.argv[:1] != ["-c"] else ())])
-    return (
-        f"{path} belongs to {owner} and this process runs as {me}: run it as that user "
-        f"(sudo -u {user} {command}), or set LOCATION to a path in a folder that both may write to"
-    )
+    remedies = ["set LOCATION to a path in a folder that both may write to"]
+    if removable:
+        remedies.insert(0, f"remove it as {owner}, if no process of that user needs it")
+    if sys.argv[1:2] == ["breaker"]:  # of a server it would be no remedy, least of all as root
+        user = shlex.quote(owner.replace("uid ", "#"))
+        command = shlex.join([sys.executable, *sys.argv])
+        remedies.insert(0, f"run it as that user (sudo -u {user} {command})")
+    return f"{path} belongs to {owner} and this process runs as {me}: {', or '.join(remedies)}"
 
 
 def _user(uid: int) -> str:
