@@ -242,7 +242,7 @@ def test_users_without_a_name_are_numbers(monkeypatch, tmp_path):
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     monkeypatch.setattr(os, "geteuid", lambda: 1234567)
-    with pytest.raises(PlaceError, match="belongs to uid 0 and .* runs as uid 1234567: remove it"):
+    with pytest.raises(PlaceError, match=r"belongs to uid 0 and .* runs as uid 1234567: remove it"):
         prepare_folder(place.Place(tmp_path / "x.db", ours=True), create=True)
 
 
