@@ -34,6 +34,11 @@ REDIS_BACKEND: Final = "circuitbreaker_django.backends.redis.RedisBackend"
 DATABASE_BACKEND: Final = "circuitbreaker_django.backends.database.DatabaseBackend"
 
 
+#: What ``@circuit_protected`` takes beside the options of a breaker.
+ARGUMENTS: Final = frozenset(
+    ("registry", "view", "key", "fallback", "fallback_on_failure", "failure_statuses", "stream")
+)
+
 #: One breaker: in ``DEFAULTS``, in ``BREAKERS`` and in ``@circuit_protected(...)``.
 PolicySettings = BreakerOptions
 
@@ -54,8 +59,8 @@ class RegistrySettings(TypedDict, total=False):
     NAMESPACE: Annotated[
         str,
         "the top-level package of `ROOT_URLCONF`",
-        "Keeps projects and environments apart that share a host or a server. Two that set none and "
-        "whose `ROOT_URLCONF` is `config.urls` share their circuits: set it.",
+        "Keeps projects and environments apart that share a host or a server. Two that set none "
+        "and whose `ROOT_URLCONF` is `config.urls` share their circuits: set it.",
     ]
     ENABLED: Annotated[bool, "True", "`False`: all calls pass and nothing is counted."]
     OPTIONS: Annotated[dict[str, Any], "{}", "Further arguments of the backend."]
@@ -297,7 +302,11 @@ def _unknown_keys(
 def _policy_problems(place: str, raw: object) -> Iterator[Problem]:
     if not isinstance(raw, Mapping):
         return  # told already, as a value of the wrong type
-    yield from _unknown_keys("E004", place, raw, TEXTS)
+    for key in filter(ARGUMENTS.__contains__, raw):
+        message = f"{place}: {key} is an argument of @circuit_protected only."
+        yield Problem("E004", message, "Say it in the code.")
+    options = {key: value for key, value in raw.items() if key not in ARGUMENTS}
+    yield from _unknown_keys("E004", place, options, TEXTS)
     for key, text in TEXTS.items():
         if key in raw:
             try:

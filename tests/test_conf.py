@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -15,7 +16,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
-from circuitbreaker_django import Mode, conf, registries
+from circuitbreaker_django import Mode, circuit_protected, conf, registries
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.classify import Classifier
 from circuitbreaker_django.core.policy import Policy
@@ -309,6 +310,20 @@ def test_unknown_options(settings):
          "'recovery_timeout'?"),
         ("E004", f"{place} has the unknown key 'xyz'."),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", sorted(conf.ARGUMENTS))
+def test_what_only_the_decorator_takes_is_told_as_that(settings, key):
+    registry = {"BREAKERS": {"payments": {key: None}}}
+    place = 'CIRCUIT_BREAKERS["default"]["BREAKERS"]["payments"]'
+    assert told(settings, {"default": registry}) == [
+        ("E004", f"{place}: {key} is an argument of @circuit_protected only.")
+    ]
+
+
+def test_the_arguments_of_the_decorator_are_known():
+    taken = set(inspect.signature(circuit_protected).parameters)
+    assert taken - {"name", "policy"} == conf.ARGUMENTS
 
 
 COUNTS = ["failure_threshold", "half_open_max_calls", "success_threshold"]

@@ -48,7 +48,7 @@ def check_count(name: str, value: Any, most: int = MAX_FAILURE_THRESHOLD, hint: 
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{allowed}, not {value!r}")
     if not 1 <= value <= most:
-        raise ValueError(f"{allowed}, not {value!r}{hint}")
+        raise ValueError(f"{allowed}, not {value!r}{hint if value > most else ''}")
 
 
 def check_duration(name: str, value: Any, most: float = MAX_DURATION) -> None:

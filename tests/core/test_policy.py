@@ -92,6 +92,11 @@ def test_1001_failures_are_refused_with_the_advice_to_use_a_rate():
         Policy(failure_threshold=1001)
 
 
+def test_0_failures_are_refused_without_that_advice():
+    with pytest.raises(ValueError, match=r"not 0$"):
+        Policy(failure_threshold=0)
+
+
 @pytest.mark.parametrize("make", [Policy, CircuitBreaker])
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("value", [True, False, "5", None, Decimal(5), 1j, [1]])
