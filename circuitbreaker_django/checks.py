@@ -39,7 +39,8 @@ IDS: Final = {
     "E013": "The app that brings the tables of `DatabaseBackend` is not in `INSTALLED_APPS`.",
     "W001": "An exception's library is not installed, so the exception counts as never raised.",
     "W002": "A backend keeps circuits in each process alone (only with `--deploy`).",
-    "W003": "`NAMESPACE` is not set (only with `--deploy`).",
+    "W003": "`NAMESPACE` is not set (without `--deploy` only where its default is a name that many "
+    "projects have, such as `config`).",
     "W004": "Circuits lie at the default place, which a container shares with no other "
     "(only with `--deploy`).",
     "W005": "`LOCATION` depends on the folder that a process was started in "
@@ -48,6 +49,24 @@ IDS: Final = {
     "W007": "A router of `DATABASE_ROUTERS` keeps the tables of `DatabaseBackend` from their "
     "database.",
 }
+
+
+#: Packages of ``ROOT_URLCONF`` that many projects have, so that two may well meet on one host.
+COMMON_NAMES: Final = frozenset(
+    (
+        "app",
+        "backend",
+        "config",
+        "core",
+        "default",
+        "main",
+        "mysite",
+        "project",
+        "src",
+        "urls",
+        "web",
+    )
+)
 
 
 def check_settings(
@@ -66,6 +85,8 @@ def check_settings(
             messages += _check_tables(config)
             messages += _check_paths(config)
             messages += _check_effects(config)
+            if config.namespace in COMMON_NAMES:
+                messages += _check_namespace(config)
     messages += _check_declared_registries()
     return messages
 
@@ -79,6 +100,8 @@ def check_deployment(
         if not any(conf.problems(alias)):
             config = conf.load(alias)
             if config.enabled:
+                if config.namespace not in COMMON_NAMES:
+                    messages += _check_namespace(config)
                 messages += _check_sharing(config)
     return messages
 
@@ -263,6 +286,24 @@ def _check_declared_registries() -> Iterator[CheckMessage]:
             )
 
 
+def _check_namespace(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    is_apart = config.backend == conf.DEFAULT_BACKEND and config.location
+    if config.namespace_is_set or is_apart or not config.enabled or not _is_shared(config):
+        return
+    yield _warning(
+        "W003",
+        f"{conf.where(config.alias)} has no NAMESPACE; it defaults to {config.namespace!r}.",
+        "Set one, so that two projects or deployments on one host never share circuits.",
+    )
+
+
+def _is_shared(config: conf.RegistryConfig) -> bool:
+    try:
+        return load_backend_class(config).shared
+    except ImproperlyConfigured:
+        return False  # told by another check
+
+
 def _check_sharing(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
     place = conf.where(config.alias)
     try:
@@ -276,12 +317,6 @@ def _check_sharing(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
         yield _warning("W002", f"{place}: each process has circuits of its own.", remedy)
         return
     is_sqlite = config.backend == conf.DEFAULT_BACKEND
-    if not config.namespace_is_set and not (is_sqlite and config.location):
-        yield _warning(
-            "W003",
-            f"{place} has no NAMESPACE; it defaults to {config.namespace!r}.",
-            "Set one, so that two deployments on one host never share circuits.",
-        )
     if is_sqlite and config.location is None and in_container():
         yield _warning(
             "W004",

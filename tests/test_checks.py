@@ -396,6 +396,28 @@ def test_deployment_on_windows_names_what_it_would_take(monkeypatch):
     assert message.hint.endswith("SQLiteBackend needs Linux or macOS.")
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["W003"]),
+        ({"NAMESPACE": "config"}, []),
+        ({"LOCATION": "/run/shop/circuits"}, []),
+        ({"ENABLED": False}, []),
+        ({"BACKEND": MEMORY}, []),
+        ({"BACKEND": "json.Backend"}, ["E007"]),
+    ],
+    ids=str,
+)
+def test_a_namespace_that_many_projects_have_is_told_at_any_time(settings, expected):
+    with override_settings(ROOT_URLCONF="config.urls"):
+        assert found_ids({"default": settings}) == expected
+
+
+def test_it_is_told_once_with_deploy_too():
+    with override_settings(ROOT_URLCONF="config.urls"):
+        assert found_ids({"default": {}}, deploy=True) == ["W003"]
+
+
 def test_deployment_warnings_are_not_told_without_deploy(monkeypatch):
     monkeypatch.setattr(checks, "in_container", lambda: True)
 
