@@ -388,7 +388,7 @@ class Registry(Mapping[str, CircuitBreaker]):
             remedy = f"`{shlex.join(words)}` closes it"
         else:
             remedy = "a restart closes it, since it lives in this process alone"
-        logger.warning("%s. While you develop, %s.", error, remedy)
+        logger.warning("circuit %s: while you develop, %s.", error.name, remedy)
 
 
 @dataclass(slots=True, eq=False)

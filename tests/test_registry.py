@@ -760,7 +760,7 @@ def test_under_debug_the_first_rejection_is_told_once_with_the_way_out(tmp_path,
     assert (
         told
         == [
-            "circuit 'card payments' is open; retry after 300 s. While you develop, "
+            "circuit card payments: while you develop, "
             "`python manage.py breaker reset 'card payments'` closes it."
         ]
         * 2
@@ -777,7 +777,7 @@ def test_the_way_out_names_a_registry_that_is_not_the_default(tmp_path, caplog):
             registries["other"]["payments"].call(fail)
 
     assert (
-        "circuit 'payments' is held open. While you develop, "
+        "circuit payments: while you develop, "
         "`python manage.py breaker reset payments --registry other` closes it." in caplog.messages
     )
 
@@ -790,7 +790,7 @@ def test_of_a_circuit_of_this_process_no_command_is_told_that_could_not_reach_it
     with pytest.raises(CircuitOpenError):
         breakers["payments"].call(fail)
 
-    assert "While you develop, a restart closes it" in caplog.text
+    assert "while you develop, a restart closes it" in caplog.text
     assert "manage.py" not in caplog.text
 
 
