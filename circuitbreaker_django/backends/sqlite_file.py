@@ -107,7 +107,7 @@ class SQLiteFile:
         """Open the connections again after :meth:`close`, if it is still the same file."""
         before = self.inodes[0]
         if inode_of(self.place.database) != before:
-            raise StoreLost(f"{self.place.database} was removed or replaced")
+            raise StoreLost(_lost(self.place.database))
         # Under the lock, like every opening: SQLite makes its files first, and gives them the
         # group that lets others in only then.
         with locked_folder(self.place, patience):
@@ -123,7 +123,7 @@ class SQLiteFile:
         """
         found = self._look()
         if (found[0], inode_of(self.place.bell)) != (self.inodes[0], self._bell_inode):
-            raise StoreLost(f"{self.place.database} was removed or replaced")
+            raise StoreLost(_lost(self.place.database))
         if found != self.inodes:
             raise Corrupt(f"files beside {self.place.database} were removed or replaced")
 
@@ -256,6 +256,10 @@ def open_store(
                 raise
             remove_files(place)
             return _open(place, folder, create, deadline, now)
+
+
+def _lost(path: Path) -> str:
+    return f"{path} was removed or replaced, or its folder may not be entered"
 
 
 def inode_of(path: Path) -> Inode | None:
