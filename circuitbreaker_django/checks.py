@@ -299,7 +299,7 @@ def _check_namespace(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
 
 def _is_shared(config: conf.RegistryConfig) -> bool:
     try:
-        return load_backend_class(config).shared
+        return bool(load_backend_class(config).shared)
     except ImproperlyConfigured:
         return False  # told by another check
 
