@@ -460,12 +460,9 @@ def _enable(circuit: Circuit, policy: Policy, now: int, order: Command) -> Resul
         return circuit, ()
     epoch = next_epoch(circuit, now)
     override = circuit.override
-    if override is not None:
-        after = _without(override, circuit, now)
-    elif policy.initial_mode is Mode.METRICS_ONLY:
-        after = Circuit(epoch=epoch, since=now)  # what was counted on paper is thrown away
-    else:
-        after = circuit
+    if override is None:  # the mode is the one that the policy begins with
+        override = Override(mode_of(circuit, policy), epoch, now, None, "", "")
+    after = _without(override, circuit, now)
     if policy.initial_mode is not Mode.AUTO:
         actor, reason = order.actor[:MAX_TEXT], order.reason[:MAX_TEXT]
         override = Override(Mode.AUTO, epoch, now, None, actor, reason)

@@ -368,11 +368,12 @@ def test_a_circuit_that_nobody_gave_a_mode_is_in_the_one_of_the_policy(mode):
     assert core.mode_of(reset, policy) is mode
 
 
-def test_a_circuit_may_begin_held():
+def test_a_circuit_may_begin_held_and_then_a_trial_comes_first():
     policy = replace(POLICY, initial_mode="forced_open")
     assert core.effective(NEW, policy, NOW) == Effective(OPEN, Mode.FORCED_OPEN, None)
-    circuit, _ = order(NEW, CommandKind.ENABLE, policy)
-    assert core.effective(circuit, policy, NOW).state is CLOSED
+    circuit, event = order(NEW, CommandKind.ENABLE, policy)
+    assert core.effective(circuit, policy, NOW) == Effective(HALF_OPEN, Mode.AUTO, 0)
+    assert (event.before, event.after, circuit.since) == (OPEN, HALF_OPEN, NOW)
 
 
 def test_a_mode_of_an_operator_ends_in_the_one_of_the_policy():

@@ -220,7 +220,7 @@ def test_enable_leaves_what_was_disabled_as_it_is():
     assert event == told(CLOSED, CLOSED, Mode.AUTO, "enable", actor="eve", reason="so", **SEEN)
 
 
-@pytest.mark.parametrize("mode", [Mode.METRICS_ONLY, Mode.DISABLED, Mode.FORCED_OPEN])
+@pytest.mark.parametrize("mode", [Mode.METRICS_ONLY, Mode.DISABLED])
 def test_enable_is_remembered_where_the_policy_begins_with_a_mode(mode):
     after, event = order(FULL, CommandKind.ENABLE, replace(POLICY, initial_mode=mode))
     on_top = Override(Mode.AUTO, NOW, NOW, None, "eve", "so")
@@ -228,8 +228,7 @@ def test_enable_is_remembered_where_the_policy_begins_with_a_mode(mode):
         assert after == Circuit(epoch=NOW, since=NOW, override=on_top)
     else:
         assert after == replace(FULL, epoch=NOW, permits=(), trials=0, override=on_top)
-    before = OPEN if mode is Mode.FORCED_OPEN else CLOSED
-    assert event == told(before, CLOSED, Mode.AUTO, "enable", actor="eve", reason="so", **SEEN)
+    assert event == told(CLOSED, CLOSED, Mode.AUTO, "enable", actor="eve", reason="so", **SEEN)
 
 
 @pytest.mark.parametrize("circuit", [FULL, FULL_OPEN], ids=["closed", "open"])
