@@ -388,7 +388,7 @@ class Reference:
         if (self.given or self.rules.initial_mode) == "metrics_only":
             self.record = self.aside or Record()
             self._begin_life()
-        if self.given == "forced_open":
+        if (self.given or self.rules.initial_mode) == "forced_open":
             self.record.is_open = True
             self.record.waits_until = now
             self.record.openings = max(1, self.record.openings)

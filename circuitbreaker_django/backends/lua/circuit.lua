@@ -430,13 +430,11 @@ local function enable(c, policy, now, order)
   if mode_of(c, policy) == 'auto' then
     return c
   end
-  local epoch, after = next_epoch(c, now), c
-  if c.override then
-    after = without(c.override, c, now)
-  elseif policy.initial_mode == 'metrics_only' then
-    after = circuit.new(epoch, now)
-  end
-  after = replace(after, { epoch = epoch, permits = {}, trials = 0 })
+  local epoch = next_epoch(c, now)
+  -- Without one the mode is the one that the policy begins with.
+  local override = c.override
+    or { mode = mode_of(c, policy), epoch = epoch, since = now, actor = '', reason = '' }
+  local after = replace(without(override, c, now), { epoch = epoch, permits = {}, trials = 0 })
   if policy.initial_mode ~= 'auto' then
     after.override = {
       mode = 'auto',
