@@ -144,8 +144,13 @@ class ControlRoom:
 
     @property
     def processes(self) -> tuple[ProcessInfo, ...]:
-        """The live processes that share the circuits."""
+        """The live processes that share the circuits: those that were heard of just now."""
         return self._overview.processes
+
+    @property
+    def silent(self) -> Mapping[ProcessInfo, float]:
+        """The processes that may run but were not heard of, and for how many seconds."""
+        return self._overview.silent
 
     @property
     def advice(self) -> list[str]:
@@ -260,10 +265,17 @@ class ControlRoom:
             )
         if not self.processes and not force:
             raise CannotSteer(
-                f"no live process uses {self.place}, so nothing was done. The workers may be "
-                "stopped, may not have used a breaker yet, or may run in another container, on "
-                "another host, or with another place (NAMESPACE, LOCATION). --force does it anyway"
+                f"no live process uses {self.place}, so nothing was done. {self._why_nobody()}. "
+                "--force does it anyway"
             )
+
+    def _why_nobody(self) -> str:
+        if self.silent:
+            return silence(self.silent)
+        return (
+            "The workers may be stopped, may not have used a breaker yet, or may run in another "
+            "container, on another host, or with another place (NAMESPACE, LOCATION)"
+        )
 
     def order(
         self,
@@ -456,6 +468,23 @@ def _hint(name: str, known: Collection[str]) -> str:
         return f"; did you mean {' or '.join(close)}?"
     listed = ", ".join(sorted(known)[:10])
     return f"; known are: {listed}" + (f" and {len(known) - 10} more" if len(known) > 10 else "")
+
+
+def silence(silent: Mapping[ProcessInfo, float]) -> str:
+    """What it means that those processes are silent, for people; without a full stop.
+
+    Args:
+        silent: processes, at least one, and the seconds since each was heard of.
+    """
+    many, listed = len(silent) > 1, sorted(process.pid for process in silent)
+    pids = ", ".join(map(str, listed[:10])) + ", …" * (len(listed) > 10)
+    they = "they" if many else "it"
+    return (
+        f"{len(silent)} process{'es were' if many else ' was'} not heard of for "
+        f"{max(silent.values()):.0f} s (pid {pids}): {they} may be cut off from the store and go "
+        f"on alone ({'their' if many else 'its'} log says why), be idle where no threads run, or "
+        "be gone"
+    )
 
 
 def parse_duration(text: str) -> int:

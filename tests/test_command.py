@@ -10,6 +10,7 @@ import re
 import socket
 import sqlite3
 import types
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from circuitbreaker_django import (
     operations,
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
-from circuitbreaker_django.backends.store import Declaration
+from circuitbreaker_django.backends.store import Declaration, ProcessInfo
 from circuitbreaker_django.core.circuit import MAX_TEXT
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.management.commands import breaker as module
@@ -102,6 +103,60 @@ def rows(run):
         return {row["name"]: row for row in json.loads(run("status", "--format=json", *words).out)}
 
     return read
+
+
+@pytest.fixture
+def silence(tmp_path):
+    """Makes all processes ones that were not heard of for so many seconds."""
+
+    def age(seconds):
+        with closing(sqlite3.connect(tmp_path / "circuits.v1.sqlite3")) as connection, connection:
+            connection.execute("UPDATE processes SET seen_at = seen_at - ?", (seconds * 1_000_000,))
+
+    return age
+
+
+# -- processes that are cut off ---------------------------------------------------------------
+
+
+SILENT = (
+    rf"1 process was not heard of for \d+ s \(pid {os.getpid()}\): it may be cut off from the "
+    r"store and go on alone \(its log says why\), be idle where no threads run, or be gone"
+)
+
+
+def test_a_process_that_was_not_heard_of_is_told_as_such_and_not_as_live(run, worker, silence):
+    silence(40)
+    out = run("status").out
+    assert "Attached: no live process\n" in out
+    assert re.search(f"^{SILENT}\\.$", out, re.MULTILINE)
+
+
+def test_an_order_is_refused_that_only_silent_processes_would_hear_of(run, worker, silence):
+    silence(9)
+    result = run("trip", "payments", "--hold")
+    assert result.code == 2
+    assert re.search(f"so nothing was done\\. {SILENT}\\. --force does it anyway", result.err)
+    assert states(worker) == ["closed", "closed"]
+
+
+def test_an_order_says_whom_it_does_not_reach(run, worker, silence, tmp_path):
+    silence(40)
+    other = SQLiteBackend(tmp_path / "circuits.sqlite3")
+    other.threads = False
+    CircuitBreaker("payments", backend=other).call(lambda: None)
+    result = run("trip", "payments", "--hold")
+    other.close()
+    assert result.code == 0
+    assert "it reaches 1 live process (" in result.out
+    assert re.search(f"^Not reached: {SILENT}\\.$", result.out, re.MULTILINE)
+
+
+def test_many_silent_processes_are_counted_and_some_are_named():
+    crowd = {ProcessInfo("a", pid, "job", 1.0, "", ""): 10.0 + pid for pid in range(1, 13)}
+    assert operations.silence(crowd).startswith(
+        "12 processes were not heard of for 22 s (pid 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …): they may "
+    )
 
 
 # -- status, text -----------------------------------------------------------------------------

@@ -9,10 +9,14 @@ from typing import Any, Final
 
 from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.store import KEYED, Declaration, ProcessInfo
-from circuitbreaker_django.core.policy import MAX_DURATION, Policy
+from circuitbreaker_django.core.policy import MAX_DURATION, Policy, seconds
 
-#: Seconds after which a silent process counts as gone.
+#: Seconds after which a process that tells nothing counts as silent: it tells every 5.
+SILENT_AFTER: Final = 8.0
+#: Seconds after which a silent process counts as gone, unless its pid is known to run.
 GONE_AFTER: Final = 15.0
+#: Seconds after which it does even so, for its pid may be another's by then.
+FORGOTTEN_AFTER: Final = 3600.0
 #: Seconds that a declaration is kept after it was last seen (7 days).
 KEEP_DECLARED: Final = 7 * 86400.0
 
@@ -77,8 +81,42 @@ def is_gone(info: ProcessInfo) -> bool:
 
     Only where its pid can be compared: in the same container of the same host.
     """
-    here = (info.host, info.pid_space) == (host.host_name(), host.pid_space())
-    return here and not host.is_running(info.pid)
+    return _is_here(info) and not host.is_running(info.pid)
+
+
+def is_forgotten(info: ProcessInfo | None, age: float) -> bool:
+    """Whether a process that was not heard of for ``age`` seconds counts no more, even as silent.
+
+    One that runs and cannot reach its store is not to be forgotten like one that is gone.
+    """
+    if info is None or is_gone(info):
+        return True
+    return age >= (FORGOTTEN_AFTER if _is_here(info) else GONE_AFTER)
+
+
+def roll_call(
+    entries: Iterable[tuple[str, int]], now: int
+) -> tuple[tuple[ProcessInfo, ...], dict[ProcessInfo, float]]:
+    """The live processes, and the silent ones with the seconds since they were heard of.
+
+    Args:
+        entries: processes as JSON, and when each was written.
+        now: by the same clock.
+    """
+    live, silent = [], {}
+    for text, seen_at in entries:
+        info, age = load_process(text), seconds(now - seen_at)
+        if info is None or is_forgotten(info, age):
+            continue
+        if age <= SILENT_AFTER:
+            live.append(info)
+        else:
+            silent[info] = age
+    return tuple(live), silent
+
+
+def _is_here(info: ProcessInfo) -> bool:
+    return (info.host, info.pid_space) == (host.host_name(), host.pid_space())
 
 
 def _object(text: str) -> dict[str, Any]:

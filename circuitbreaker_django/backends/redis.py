@@ -18,15 +18,15 @@ from django.core.exceptions import ImproperlyConfigured
 from circuitbreaker_django import conf
 from circuitbreaker_django.backends.base import Clock, monotonic
 from circuitbreaker_django.backends.published import (
+    FORGOTTEN_AFTER,
     GONE_AFTER,
     KEEP_DECLARED,
     dump_declaration,
     dump_process,
-    is_gone,
     is_keyed,
     load_declaration,
-    load_process,
     patient_policy,
+    roll_call,
 )
 from circuitbreaker_django.backends.redis_client import Server, from_cache, from_url
 from circuitbreaker_django.backends.redis_scripts import (
@@ -196,18 +196,17 @@ class RedisStore(RemoteStore):
         processes, declarations = self._read(
             lambda client: (client.hgetall(self._processes), client.hgetall(self._declarations))
         )
-        infos = [
-            load_process(text)
-            for text in self._told(processes, seen.now - micros(GONE_AFTER)).values()
-        ]
+        told = self._told(processes, seen.now - micros(FORGOTTEN_AFTER))
+        live, silent = roll_call(told.values(), seen.now)
         texts = self._told(declarations, seen.now - micros(KEEP_DECLARED))
-        declared = [load_declaration(name, texts[name]) for name in sorted(texts)]
+        declared = [load_declaration(name, texts[name][0]) for name in sorted(texts)]
         return Overview(
             seen.now,
             circuits,
             {one.name: one for one in declared if one is not None},
-            tuple(info for info in infos if info is not None and not is_gone(info)),
+            live,
             seen.floor,
+            silent,
         )
 
     def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
@@ -245,13 +244,13 @@ class RedisStore(RemoteStore):
         return now, self._read(lambda client: [named_event(fields) for _, fields in entries])
 
     @staticmethod
-    def _told(texts: Mapping[bytes, bytes], since: int) -> dict[str, str]:
-        """What was told after that time, by name."""
+    def _told(texts: Mapping[bytes, bytes], since: int) -> dict[str, tuple[str, int]]:
+        """What was told after that time, by name, and when."""
         found = {}
         for name in sorted(texts):
             stamp, _, text = texts[name].decode("utf-8", "replace").partition(" ")
             if stamp.isdecimal() and int(stamp) > since:
-                found[name.decode("utf-8", "replace")] = text
+                found[name.decode("utf-8", "replace")] = text, int(stamp)
         return found
 
     # -- changing ----------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from circuitbreaker_django.backends.published import (
     GONE_AFTER,
     KEEP_DECLARED,
     dump_process,
-    is_gone,
+    is_forgotten,
     load_process,
     patient_policy,
+    roll_call,
 )
 from circuitbreaker_django.backends.store import (
     KEYED,
@@ -125,14 +126,15 @@ def read_overview(connection: sqlite3.Connection, now: int) -> Overview:
         values = _object(policy)
         if values is not None and isinstance(name, str) and isinstance(where, str):
             declarations[name] = Declaration(name, values, where)
-    found = connection.execute(
-        "SELECT info FROM processes WHERE seen_at > ? ORDER BY id", (now - micros(GONE_AFTER),)
+    processes, silent = roll_call(
+        connection.execute(
+            "SELECT info, seen_at FROM processes WHERE typeof(seen_at) = 'integer' ORDER BY id"
+        ),
+        now,
     )
-    infos = [load_process(info) for (info,) in found]
-    processes = [info for info in infos if info is not None and not is_gone(info)]
     circuits = dict(sorted(read_circuits(connection, -1).items()))
     floor = read_meta(connection).floor
-    return Overview(now, circuits, declarations, tuple(processes), floor)
+    return Overview(now, circuits, declarations, processes, floor, silent)
 
 
 def make_tables(writer: sqlite3.Connection, boot: str, now: int) -> None:
@@ -220,7 +222,17 @@ def publish(
 ) -> None:
     """Write down who is there and what his code declares, and forget who is gone (rule 23)."""
     writer.execute("REPLACE INTO processes VALUES (?, ?, ?)", (process, now, dump_process(info)))
-    writer.execute("DELETE FROM processes WHERE seen_at <= ?", (now - micros(GONE_AFTER),))
+    gone = writer.execute(
+        "SELECT id, info, seen_at FROM processes WHERE seen_at <= ?", (now - micros(GONE_AFTER),)
+    ).fetchall()
+    writer.executemany(
+        "DELETE FROM processes WHERE id = ?",
+        [
+            (each,)
+            for each, text, seen_at in gone
+            if is_forgotten(load_process(text), seconds(now - seen_at))
+        ],
+    )
     writer.executemany(
         "REPLACE INTO declarations VALUES (?, ?, ?, ?)",
         [

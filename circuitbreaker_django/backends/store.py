@@ -157,7 +157,10 @@ class ProcessInfo:
 class Overview:
     """The whole store at one moment, for operators; times are of the store's clock.
 
-    ``floor`` is the epoch of a circuit that has no row (rule 2).
+    Attributes:
+        processes: those that were heard of just now.
+        floor: the epoch of a circuit that has no row (rule 2).
+        silent: those that were not, though they may run, and for how many seconds.
     """
 
     now: int
@@ -165,6 +168,7 @@ class Overview:
     declarations: Mapping[str, Declaration]
     processes: tuple[ProcessInfo, ...]
     floor: int = 1
+    silent: Mapping[ProcessInfo, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1024,20 +1024,66 @@ def test_a_process_is_there_from_its_first_use_to_its_end(breaker, other):
     assert len(breaker.backend.overview().processes) == 1
 
 
-def test_a_silent_process_is_gone_after_fifteen_seconds(breaker, other, clock, later):
+@pytest.fixture
+def count_rows(other):
+    """How many processes have a row, once the other one has published."""
+
+    def count():
+        tick(other)
+        connection = process_of(other).file
+        [rows] = connection.read(
+            lambda reader: reader.execute("SELECT count(*) FROM processes").fetchone()
+        )
+        return rows
+
+    return count
+
+
+def test_a_process_is_silent_after_two_publications_that_did_not_come(
+    breaker, other, clock, later, count_rows
+):
     breaker.call(ok)
     other.call(ok)
-    clock.advance(14)
+    clock.advance(8)
+    assert len(other.backend.overview().processes) == 2
+    assert other.backend.overview().silent == {}
     later(6)
     tick(other)
     clock.advance(1)
-    assert len(other.backend.overview().processes) == 1
+    overview = other.backend.overview()
+    assert (len(overview.processes), list(overview.silent.values())) == (1, [9])
+
+
+def test_a_silent_process_whose_pid_runs_is_forgotten_after_an_hour(
+    breaker, other, clock, later, count_rows
+):
+    breaker.call(ok)
+    other.call(ok)
+    clock.advance(3599)
     later(6)
-    tick(other)
-    connection = process_of(other).file
-    assert connection.read(
-        lambda reader: reader.execute("SELECT count(*) FROM processes").fetchone()
-    ) == (1,)
+    assert count_rows() == 2
+    assert list(other.backend.overview().silent.values()) == [3599]
+    clock.advance(1)
+    later(6)
+    assert count_rows() == 1
+    assert other.backend.overview().silent == {}
+
+
+def test_a_silent_process_of_another_container_is_gone_after_fifteen_seconds(
+    breaker, other, clock, later, count_rows, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "pid_space", lambda: "another container")
+        breaker.call(ok)
+    other.call(ok)
+    clock.advance(14)
+    assert len(other.backend.overview().silent) == 2
+    later(6)
+    assert count_rows() == 2
+    clock.advance(1)
+    assert other.backend.overview().silent == {}
+    later(6)
+    assert count_rows() == 1
 
 
 def test_declarations_are_told_at_the_first_use_of_any_breaker(breaker, other):

@@ -31,6 +31,7 @@ from circuitbreaker_django.operations import (
     choose,
     event_as_data,
     parse_duration,
+    silence,
 )
 from circuitbreaker_django.registry import registries
 
@@ -236,6 +237,8 @@ class Command(BaseCommand):
                     f"Written to {printable(room.place)} on {socket.gethostname()}; "
                     f"it reaches {_crowd(room)}."
                 )
+                if room.silent:
+                    self.stdout.write(self.style.WARNING(f"Not reached: {silence(room.silent)}."))
                 if room.in_memory and kind in MODES:
                     what = "hold" if kind is CommandKind.HOLD else "mode"
                     self.stdout.write(f"It lies in memory: a restart of the host ends the {what}.")
@@ -367,6 +370,8 @@ def _warnings(room: ControlRoom) -> Iterator[str]:
     if room.differing:
         share = f"{len(room.differing)} of {len(room.processes)} live processes"
         yield f"Other settings than this command's are in force in {share}."
+    if room.silent:
+        yield f"{silence(room.silent)}."
     yield from room.advice
 
 
