@@ -386,7 +386,9 @@ class ControlRoom:
         circuit = core.settle(stored, now)
         seen = core.effective(circuit, policy, now)
         hold = circuit.override
-        since = circuit.since if hold is None else hold.since
+        # One of mode AUTO only says that the circuit decides, where its settings began otherwise.
+        said_by = circuit if hold is None or seen.mode is Mode.AUTO else hold
+        since = said_by.since
         closed = seen.state is CircuitState.CLOSED
         counted = window.total(circuit.slices, policy, now)
         counts = circuit.state is CircuitState.CLOSED
@@ -400,8 +402,8 @@ class ControlRoom:
             state=seen.state,
             mode=seen.mode,
             mode_until=None if hold is None or hold.until is None else _moment(hold.until, now),
-            reason=circuit.reason if hold is None else hold.reason,
-            updated_by=circuit.actor if hold is None else hold.actor,
+            reason=said_by.reason,
+            updated_by=said_by.actor,
             since=_moment(since, now) if since else None,
             retry_after=None if closed or seen.wait is None else seconds(seen.wait),
             failures=max(len(window.live(circuit.failures, policy, now)), counted.failures),

@@ -492,3 +492,23 @@ def test_process_is_known_by_kind(enter, worker):
     [process] = enter().processes
     assert json.dumps(process.kind)
     assert process.pid > 0
+
+
+def test_after_an_enable_why_since_and_who_are_the_circuits_own(enter, location):
+    backend = SQLiteBackend(location)
+    backend.threads = False
+    breaker = CircuitBreaker(
+        "payments", failure_threshold=1, initial_mode="disabled", backend=backend
+    )
+    breaker.call(lambda: None)
+    breaker.enable(reason="it is ready", actor="anna")
+    with pytest.raises(ZeroDivisionError):
+        breaker.call(lambda: 1 / 0)
+    backend.declare(Declaration("payments", {"initial_mode": "disabled"}, "here"))
+    backend.publish()
+    [status] = enter().status(["payments"])
+    backend.close()
+    assert (status.state, status.mode) == (CircuitState.OPEN, Mode.AUTO)
+    assert status.updated_by == ""
+    assert "ready" not in status.reason
+    assert status.since is not None

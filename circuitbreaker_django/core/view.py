@@ -196,7 +196,9 @@ class View:
             state, newer = CircuitState.OPEN, True  # half-open has no epoch of its own (rule 22)
         if not newer and (state, was) == (then, mode):
             return None
-        who = after.override or after
+        # Under AUTO an operator has brought about no more than the mode itself.
+        by_order = after.override if (was, mode) != (Mode.AUTO, Mode.AUTO) else None
+        who = by_order or after
         return Event(
             epoch=after.epoch,
             at=now,

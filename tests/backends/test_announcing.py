@@ -559,3 +559,21 @@ def test_a_fork_that_loses_the_store_tells(pair, heard, monkeypatch):
         patch.setattr(file, "connect_again", lost)
         backend.after_fork_in_parent()
     assert [type(news) for news in heard] == [BackendDegraded]
+
+
+def test_what_the_circuit_does_after_an_enable_is_not_told_as_the_operators_doing(
+    join, make, heard
+):
+    one, other = (make(join(), initial_mode="disabled", ramp_up=0) for _ in range(2))
+    for breaker in (one, other):
+        breaker.call(ok)
+    one.enable(reason="it is ready", actor="anna")
+    look(one, other)
+    heard.clear()
+    while one.state is CLOSED:
+        failing(one)
+    look(one, other)
+    told = [each.event for each in heard if isinstance(each, StateChanged)]
+    assert told
+    assert {event.after for event in told} == {OPEN}
+    assert {(event.actor, "ready" in event.reason) for event in told} == {("", False)}
