@@ -265,3 +265,84 @@ def test_checks_of_other_things_do_not_stop_it(environment):
         "execute_from_command_line(['manage.py', 'breaker', 'status'])\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)
+
+
+# -- what cannot be printed -------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(environment):
+    """Runs the command, whose output goes where the test says; returns the result."""
+
+    def run(*words, stdout, **variables):
+        return subprocess.run(
+            [sys.executable, "-m", "django", "breaker", *words],
+            cwd=ROOT,
+            env={**environment, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def closed_pipe():
+    """The end to write to of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["trip", "stock"], 0),
+        (["status"], 0),
+        (["status", "--fail-on-open"], 1),
+        (["history"], 0),
+        (["trip", "unknown"], 2),
+    ],
+)
+def test_a_reader_that_has_gone_changes_no_exit_code(
+    shell, breaker, start, closed_pipe, words, code, unbuffered
+):
+    worker = start()
+    breaker("trip", "stock")
+    result = shell(*words, stdout=closed_pipe, PYTHONUNBUFFERED=unbuffered)
+    assert result.returncode == code
+    assert b"Traceback" not in result.stderr
+    assert b"Broken" not in result.stderr
+    assert worker("call hidden") == "ok"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_where_nothing_can_be_printed_it_says_what_was_applied(shell, start):
+    worker = start()
+    with open("/dev/full", "wb") as full:
+        tripped, status = shell("trip", "search", stdout=full), shell("status", stdout=full)
+    why = "output could not be printed: No space left on device.\n"
+    assert tripped.returncode == 0
+    assert tripped.stderr.decode().endswith(f"\nIt was applied, but the {why}")
+    assert (status.returncode, status.stderr.decode()) == (2, f"The {why}")
+    assert worker("call search") == "rejected"
+
+
+def test_what_the_terminal_cannot_show_is_shown_escaped(shell, start):
+    start()
+    result = shell(
+        "trip",
+        "stock",
+        "--reason",
+        "\N{COLLISION SYMBOL}",
+        stdout=subprocess.PIPE,
+        PYTHONIOENCODING="ascii",
+        PYTHONUTF8="1",
+    )
+    assert result.returncode == 0, result
+    history = shell("history", stdout=subprocess.PIPE, PYTHONIOENCODING="latin1")
+    assert (history.returncode, b"\\U0001f4a5" in history.stdout) == (0, True)

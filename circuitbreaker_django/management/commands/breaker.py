@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import math
 import os
@@ -15,10 +16,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
 from circuitbreaker_django.conf import DEFAULT_ALIAS
 from circuitbreaker_django.core.announce import event_in_words, printable
@@ -45,6 +46,8 @@ class Command(BaseCommand):
     help = "Show and steer the circuits of the running processes."
     # An operator in need is not to be stopped by a check of something else.
     requires_system_checks: list[str] = []  # noqa: RUF012 - the base class has it so
+    #: Whether an order was given, which nothing that comes later may deny.
+    applied = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         """One parser for each sub-command."""
@@ -105,12 +108,31 @@ class Command(BaseCommand):
         history.set_defaults(method=self.history)
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """A traceback too ends with exit code 2: 1 would say that a circuit is open."""
+        """A traceback too ends with exit code 2: 1 would say that a circuit is open.
+
+        That nobody can read what is printed undoes nothing, so it does not change what a command
+        that was applied ends with.
+        """
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        printed = _Printed(self.stdout)
+        self.stdout = OutputWrapper(cast("TextIO", printed))
+        code: str | int | None = 0
         try:
             super().run_from_argv(argv)
+        except SystemExit as end:
+            code = end.code
         except Exception:
             traceback.print_exc()
-            sys.exit(2)
+            code = 2
+        problem = printed.finish()
+        if problem is not None and not isinstance(problem, BrokenPipeError):
+            if not self.applied:
+                code = code or 2
+            what = "It was applied, but the" if self.applied else "The"
+            self.stderr.write(f"{what} output could not be printed: {problem.strerror}.")
+        if code:
+            sys.exit(code)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Whatever goes wrong is told in one line, with exit code 2."""
@@ -226,6 +248,7 @@ class Command(BaseCommand):
             after = room.order(
                 chosen, kind, duration=duration, actor=actor or _actor(), reason=reason, force=force
             )
+            self.applied = True
             if verbosity:
                 for was, row in zip(before, after, strict=True):
                     self.stdout.write(_said(was, row, kind))
@@ -300,6 +323,40 @@ class Command(BaseCommand):
         }
         for row, line in zip(rows, lines, strict=True):
             self.stdout.write(colours[row.state](line))
+
+
+class _Printed:
+    """A stream that goes quiet when it cannot be written to, and keeps why."""
+
+    def __init__(self, stream: TextIO | OutputWrapper) -> None:
+        self.stream = stream
+        self.problem: OSError | None = None
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def write(self, text: str) -> None:
+        if self.problem is None:
+            try:
+                self.stream.write(text)
+            except OSError as error:
+                self.problem = error
+
+    def flush(self) -> None:
+        if self.problem is None:
+            try:
+                self.stream.flush()
+            except OSError as error:
+                self.problem = error
+
+    def finish(self) -> OSError | None:
+        """Print what is left; returns why it could not be, after which nobody else tries to."""
+        self.flush()
+        if self.problem is not None:  # else the interpreter would fail at its end
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+        return self.problem
 
 
 def _common() -> CommandParser:
