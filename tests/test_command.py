@@ -612,7 +612,7 @@ def test_all_or_nothing(run, worker):
 
 def test_trip_all_asks_nothing(run, worker, monkeypatch):
     monkeypatch.setattr("builtins.input", None)
-    assert run("trip", "--all").code == 0
+    assert run("trip", "--all", "--no-input").code == 0
     assert states(worker) == [CircuitState.OPEN] * 2
 
 
@@ -653,6 +653,42 @@ def test_reset_of_all_is_done_after_a_yes(run, worker, answer, text):
     assert run("reset", "--all").code == 0
     assert asked == ["Close 2 circuits, for every process? [y/N] "]
     assert worker.payments.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("names", ["--all", "*", "[ps]*"])
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        ("trip", "Open"),
+        ("trip --hold", "Hold open"),
+        ("trip --for 1h", "Hold open"),
+        ("reset", "Close"),
+        ("disable", "Disable"),
+        ("metrics-only", "Let pass, and count only, the calls of"),
+        ("enable", "End the modes of"),
+    ],
+)
+def test_every_command_asks_before_breakers_that_were_not_named(
+    run, worker, answer, names, words, question
+):
+    asked = answer("n")
+    result = run(*words.split(), names)
+    assert asked == [f"{question} 2 circuits, for every process? [y/N] "]
+    assert (result.code, states(worker)) == (2, ["closed", "closed"])
+    assert run(*words.split(), names, "--no-input").code == 0
+    assert run(*words.split(), "payments", "search").code == 0
+    assert run(*words.split(), "pay*").code == 0
+    assert len(asked) == 1
+
+
+def test_a_trip_that_stops_nothing_says_so(run, worker):
+    worker.payments.metrics_only()
+    result = run("trip", "payments")
+    assert result.code == 0
+    assert result.out.startswith(
+        "payments: metrics only still, since a trip ends no mode: its calls pass. "
+        "--hold stops them.\n"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "n", "yeah", EOFError, KeyboardInterrupt])
@@ -876,7 +912,9 @@ def test_a_mode_may_have_an_end(run, rows, worker, word):
 
 def test_a_trip_ends_no_mode_and_says_so(run, worker):
     run("disable", "payments")
-    assert run("trip", "payments").out.startswith("payments: disabled, since a trip ends no mode.")
+    assert run("trip", "payments").out.startswith(
+        "payments: disabled still, since a trip ends no mode: its calls pass. --hold stops them."
+    )
 
 
 def test_a_mode_in_memory_is_said_to_end_with_the_host(run, worker, monkeypatch):
@@ -1136,7 +1174,7 @@ def test_one_of_no_family_is_still_unknown(run, family):
 
 
 def test_a_pattern_steers_all_that_are_known(run, rows, family):
-    assert run("trip", "tenant:99?", "--hold").code == 0
+    assert run("trip", "tenant:99?", "--hold", "--no-input").code == 0
     assert {name for name, row in rows().items() if row["mode"] == "forced_open"} == {
         f"tenant:99{digit}" for digit in range(10)
     }

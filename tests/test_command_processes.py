@@ -95,7 +95,7 @@ def test_commands_reach_every_worker_at_its_next_call(breaker, start):
     assert [worker("call payments") for worker in workers] == ["rejected"] * 3
     breaker("reset", "payments")
     assert [worker("call payments") for worker in workers] == ["ok"] * 3
-    breaker("trip", "--all", "--hold")
+    breaker("trip", "--all", "--hold", "--no-input")
     assert [worker("call search") for worker in workers] == ["rejected"] * 3
     breaker("reset", "--all", "--no-input")
     assert [worker("call hidden") for worker in workers] == ["ok"] * 3

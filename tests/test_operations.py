@@ -320,7 +320,7 @@ def test_the_command_takes_patterns(enter, config, worker, capsys):
             call_command("breaker", *words)
         return capsys.readouterr().out
 
-    command("trip", "tenant:*", "--hold")
+    command("trip", "tenant:*", "--hold", "--no-input")
     rows = json.loads(command("status", "--format=json", "tenant:*"))
     assert [(row["name"], row["state"]) for row in rows] == [
         ("tenant:a", "open"),
@@ -329,7 +329,7 @@ def test_the_command_takes_patterns(enter, config, worker, capsys):
     ]
     assert command("history", "tenant:*").count("tenant:") == 2
     assert command("history", "host:*") == "Nothing has happened yet.\n"
-    command("reset", "*:a")
+    command("reset", "*:a", "--no-input")
     rows = json.loads(command("status", "--format=json", "--registry=default"))
     assert [row["name"] for row in rows if row["state"] == "open"] == ["tenant:b"]
     with pytest.raises(CommandError, match="no breaker fits 'xyz:\\*' in registry 'default' or"):

@@ -116,7 +116,7 @@ def test_without_tables_the_command_says_what_to_do_and_workers_work(
     assert worker("call search") == "ok"
     assert [worker("fail payments") for _ in range(3)] == ["failed"] * 3
     assert worker("call payments") == "rejected"
-    for words in (("status",), ("trip", "--all")):
+    for words in (("status",), ("trip", "--all", "--no-input")):
         assert "run `manage.py migrate`" in breaker(*words, code=2)
 
 

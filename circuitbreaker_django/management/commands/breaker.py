@@ -38,6 +38,15 @@ from circuitbreaker_django.registry import registries
 
 #: The longest text in a cell of the table; JSON has all of it.
 _MAX_CELL = 80
+#: What is asked before many circuits are steered at once.
+_ASKED = {
+    CommandKind.TRIP: "Open",
+    CommandKind.HOLD: "Hold open",
+    CommandKind.RESET: "Close",
+    CommandKind.DISABLE: "Disable",
+    CommandKind.METRICS_ONLY: "Let pass, and count only, the calls of",
+    CommandKind.ENABLE: "End the modes of",
+}
 
 
 class Command(BaseCommand):
@@ -90,13 +99,6 @@ class Command(BaseCommand):
 
         reset = commands.add_parser(
             "reset", parents=[_common(), _steering()], help="close circuits, for every process"
-        )
-        reset.add_argument(
-            "--no-input",
-            "--noinput",
-            action="store_false",
-            dest="interactive",
-            help="do not ask before --all",
         )
         reset.set_defaults(method=self.reset)
 
@@ -191,9 +193,9 @@ class Command(BaseCommand):
         else:
             self._steer(CommandKind.HOLD if hold else CommandKind.TRIP, **options)
 
-    def reset(self, interactive: bool, **options: Any) -> None:
+    def reset(self, **options: Any) -> None:
         """Close circuits."""
-        self._steer(CommandKind.RESET, ask=interactive, **options)
+        self._steer(CommandKind.RESET, **options)
 
     def set_mode(self, kind: CommandKind, **options: Any) -> None:
         """Put circuits into a mode."""
@@ -233,8 +235,8 @@ class Command(BaseCommand):
         actor: str | None,
         force: bool,
         verbosity: int,
+        interactive: bool,
         duration: int | None = None,
-        ask: bool = False,
         **options: Any,
     ) -> None:
         if bool(names) == all:
@@ -242,7 +244,10 @@ class Command(BaseCommand):
         with closing(ControlRoom(registries[registry])) as room:
             chosen, known = room.choose(names), set(room.names())
             room.refuse_in_vain(force=force)
-            if all and ask and not _yes(f"Close {len(chosen)} circuits, for every process? [y/N] "):
+            # By a pattern or by none there may be more of them than whoever asks believes.
+            unnamed = len(chosen) > 1 and not set(chosen) <= set(names)
+            question = f"{_ASKED[kind]} {len(chosen)} circuits, for every process? [y/N] "
+            if unnamed and interactive and not _yes(question):
                 raise CommandError("nothing was done")
             before = room.status(chosen)
             after = room.order(
@@ -380,6 +385,13 @@ def _steering() -> CommandParser:
     parser.add_argument("--reason", default="", metavar="TEXT", help="kept and shown")
     parser.add_argument("--actor", metavar="WHO", help="default: you, at this host")
     parser.add_argument("--force", action="store_true", help="even if no live process hears of it")
+    parser.add_argument(
+        "--no-input",
+        "--noinput",
+        action="store_false",
+        dest="interactive",
+        help="do not ask before --all or a pattern",
+    )
     return parser
 
 
@@ -443,8 +455,12 @@ def _said(before: BreakerStatus, after: BreakerStatus, kind: CommandKind) -> str
         already = " (it was in no mode)" if before.mode is Mode.AUTO else ""
         return f"{name}: {_state(after)}{already}."
     if after.mode in (Mode.DISABLED, Mode.METRICS_ONLY):
-        still = ", since a trip ends no mode" if kind is CommandKind.TRIP else ""
-        return f"{name}: {_state(after)}{still}."
+        if kind is CommandKind.TRIP:
+            return (
+                f"{name}: {_state(after)} still, since a trip ends no mode: its calls pass. "
+                "--hold stops them."
+            )
+        return f"{name}: {_state(after)}."
     if after.mode is Mode.FORCED_OPEN:
         still = ", since a trip ends no hold" if kind is CommandKind.TRIP else ""
         return f"{name}: {_state(after)}{still or already}."
