@@ -498,8 +498,10 @@ def parse_duration(text: str) -> int:
     match = _DURATION.fullmatch(text)
     hours, minutes, secs = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + secs
-    if not 0 < total <= MAX_DURATION:
+    if not match:
         raise ValueError("give a duration with its unit, as 90s, 10m, 2h or 1h30m")
+    if not 0 < total <= MAX_DURATION:
+        raise ValueError(f"give a duration from 1s to {MAX_DURATION // 3600:.0f}h")
     return micros(total)
 
 

@@ -114,9 +114,10 @@ class Registry(Mapping[str, CircuitBreaker]):
             if current is not self:  # somebody has kept this one while settings have changed
                 return current[name]
             if name not in self:
+                remedy = "; declare it, import the module that does, or add it to BREAKERS"
                 raise UnknownBreakerError(
                     f"no breaker {name!r} in registry {self.config.alias!r}"
-                    f"{options.nearest(name, self) or '; declare it, or add it to BREAKERS'}"
+                    f"{options.nearest(name, self) or remedy}"
                 )
             home = self._at_home()
             with _lock:

@@ -179,6 +179,15 @@ def test_status_is_a_table_and_what_it_was_read_from(run, worker, tmp_path):
     )
 
 
+def test_more_verbose_it_says_which_processes_run_with_other_settings(run, worker):
+    worker.backend.digest = "x"
+    worker.payments.trip()
+    worker.backend.publish()
+    line = "Other settings than this command's are in force in 1 of 1 live processes"
+    assert f"{line} ({HOST}:{os.getpid()}).\n" in run("status", "-v", "2").out
+    assert f"{line}.\n" in run("status").out
+
+
 def worker_kind(worker):
     [process] = worker.backend.overview().processes
     return f"1 {process.kind}"
@@ -232,7 +241,7 @@ def test_where_nothing_is_known(run, settings_of_breakers, tmp_path):
     settings_of_breakers["default"]["BREAKERS"] = {}
     result = run("status")
     assert result.code == 0
-    assert result.out.startswith("No breakers are known.\n")
+    assert result.out.startswith("No breakers are known. Those of BREAKERS in the settings")
     assert "No process has used a breaker yet: there is no " in result.out
     assert list(tmp_path.iterdir()) == []
 
@@ -575,8 +584,8 @@ def test_hold_for_a_while(run, worker, rows, text, length):
 @pytest.mark.parametrize(
     "text",
     [
-        *("90", "0s", "0h0m", "", " 5m", "5 m", "m", "1d", "1.5h", "-5m", "30m1h", "5M", "٣h"),
-        *("9" * 5000, "277778h", "1h\x1b[31m"),
+        *("90", "", " 5m", "5 m", "m", "1d", "1.5h", "-5m", "30m1h", "5M", "٣h"),
+        *("9" * 5000, "1h\x1b[31m"),
     ],
 )
 def test_what_is_no_duration_is_refused(run, worker, text):
@@ -585,6 +594,13 @@ def test_what_is_no_duration_is_refused(run, worker, text):
     assert "give a duration with its unit, as 90s, 10m, 2h or 1h30m" in result.err
     assert "\x1b" not in result.err
     assert worker.payments.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("text", ["0s", "0h0m", "277778h", "999999999h"])
+def test_a_duration_of_nothing_or_for_ever_is_refused(run, worker, text):
+    result = run("trip", "payments", f"--for={text}")
+    assert (result.code, result.out) == (2, "")
+    assert f"--for {text}: give a duration from 1s to 277777h" in result.err
 
 
 def test_reset(run, worker):

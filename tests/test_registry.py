@@ -97,7 +97,9 @@ def test_an_unknown_name_is_told_with_the_nearest():
 
 
 def test_an_unknown_name_without_a_near_one_says_what_to_do():
-    with pytest.raises(UnknownBreakerError, match=r"'xyz' in .*; declare it, or add it to"):
+    with pytest.raises(
+        UnknownBreakerError, match=r"'xyz' in .*; declare it, import the module that does, or add"
+    ):
         breakers["xyz"]
 
 

@@ -177,8 +177,9 @@ class Command(BaseCommand):
             rows = [row for part in shown for row in part]
             if format == "json":
                 self.stdout.write(json.dumps([_as_json(row) for row in rows], indent=2))
-                for warning in (warning for room in rooms for warning in _warnings(room)):
-                    self.stderr.write(warning, self.style.WARNING)
+                for room in rooms:
+                    for warning in _warnings(room, verbosity):
+                        self.stderr.write(warning, self.style.WARNING)
             else:
                 for room, part in zip(rooms, shown, strict=True):
                     self._show(room, part, verbosity, brief=not names)
@@ -289,7 +290,11 @@ class Command(BaseCommand):
         if table:
             self._show_table(table, len(room.processes), wide=verbosity > 1)
         elif not quiet:
-            self.stdout.write("No breakers are known.")
+            self.stdout.write(
+                "No breakers are known. Those of BREAKERS in the settings and of breakers.py "
+                "modules always are; those of views are when their URLconf was imported, and those "
+                "of workers from their first use of any."
+            )
         for family, count in sorted(quiet.items()):
             pattern = shlex.quote(printable(f"{family}:*"))
             self.stdout.write(
@@ -304,7 +309,7 @@ class Command(BaseCommand):
             self.stdout.write(f"Attached: {_crowd(room)}")
             if room.answered_in is not None:
                 self.stdout.write(f"Reachable: it answered in {room.answered_in * 1000:.0f} ms")
-        for warning in _warnings(room):
+        for warning in _warnings(room, verbosity):
             self.stdout.write(self.style.WARNING(warning))
         self.stdout.write()
 
@@ -427,7 +432,7 @@ def _crowd(room: ControlRoom) -> str:
     return f"{count} live process{'es' * (count > 1)} ({listed})"
 
 
-def _warnings(room: ControlRoom) -> Iterator[str]:
+def _warnings(room: ControlRoom, verbosity: int) -> Iterator[str]:
     alias = room.registry.config.alias
     if not room.registry.config.enabled:
         yield f"Registry {alias!r} is switched off (ENABLED is False): all calls pass."
@@ -438,7 +443,9 @@ def _warnings(room: ControlRoom) -> Iterator[str]:
         )
     if room.differing:
         share = f"{len(room.differing)} of {len(room.processes)} live processes"
-        yield f"Other settings than this command's are in force in {share}."
+        pids = ", ".join(f"{process.host}:{process.pid}" for process in room.differing)
+        listed = f" ({printable(pids)})" * (verbosity > 1)
+        yield f"Other settings than this command's are in force in {share}{listed}."
     if room.silent:
         yield f"{silence(room.silent)}."
     yield from room.advice
