@@ -206,7 +206,9 @@ class RemoteBackend(PermitsAhead):
         now = self.clock()
         by = now - found.now
         circuits = {name: moved(circuit, by) for name, circuit in sorted(found.circuits.items())}
-        return Overview(now, circuits, found.declarations, found.processes, found.floor)
+        return Overview(
+            now, circuits, found.declarations, found.processes, found.floor, found.silent
+        )
 
     def stats(
         self, names: Collection[str] | None = None, *, day: bool = False

@@ -443,3 +443,15 @@ def test_registries_of_one_server_are_no_mistake(server):
         (error,) = check_settings()
     assert error.id == "circuitbreaker_django.E010"
     assert "it must be a URL such as" in error.msg
+
+
+def test_a_process_that_told_nothing_for_eight_seconds_is_silent(crowded, redis_server):
+    crowded.publish()
+    prefix = crowded.prefix
+    with closing(redis_server.client()) as client:
+        [(key, value)] = client.hgetall(prefix + "processes").items()
+        stamp, _, text = value.partition(b" ")
+        client.hset(prefix + "processes", key, b"%d %s" % (int(stamp) - 12_000_000, text))
+    overview = crowded.overview()
+    assert overview.processes == ()
+    assert [round(age) for age in overview.silent.values()] == [12]

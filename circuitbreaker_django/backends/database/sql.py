@@ -49,7 +49,7 @@ DECLARATIONS: Final = """
 SELECT name, info FROM circuitbreaker_declaration WHERE namespace = %s ORDER BY name
 """
 PROCESSES: Final = """
-SELECT info FROM circuitbreaker_process WHERE namespace = %s AND seen_at > %s ORDER BY id
+SELECT info, seen_at FROM circuitbreaker_process WHERE namespace = %s AND seen_at > %s ORDER BY id
 """
 TRAFFIC: Final = """
 SELECT name, start, calls, failures, slow, ignored, rejected FROM circuitbreaker_traffic

@@ -13,15 +13,15 @@ from circuitbreaker_django.backends import transactional
 from circuitbreaker_django.backends.database import sql
 from circuitbreaker_django.backends.database.connection import DatabaseConnection, DatabaseCursor
 from circuitbreaker_django.backends.published import (
+    FORGOTTEN_AFTER,
     GONE_AFTER,
     KEEP_DECLARED,
     dump_declaration,
     dump_process,
-    is_gone,
     is_keyed,
     load_declaration,
-    load_process,
     patient_policy,
+    roll_call,
 )
 from circuitbreaker_django.backends.remote_store import (
     Counted,
@@ -121,8 +121,9 @@ class DatabaseStore(RemoteStore):
             store = cursor.rows(sql.STORE, self._now, self.namespace)
             records = cursor.rows(sql.CIRCUITS, self.namespace)
             declarations = cursor.rows(sql.DECLARATIONS, self.namespace)
-            processes = cursor.rows(sql.PROCESSES, self.namespace, now - micros(GONE_AFTER))
+            processes = cursor.rows(sql.PROCESSES, self.namespace, now - micros(FORGOTTEN_AFTER))
         circuits, _ = _circuits(records)
+        live, silent = roll_call(processes, now)
         return Overview(
             now,
             circuits,
@@ -131,10 +132,9 @@ class DatabaseStore(RemoteStore):
                 for name, text in declarations
                 if (declaration := load_declaration(name, text))
             },
-            tuple(
-                info for (text,) in processes if (info := load_process(text)) and not is_gone(info)
-            ),
-            *(floor for _, floor, _, _ in store),
+            live,
+            next((floor for _, floor, _, _ in store), 1),
+            silent,
         )
 
     def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
