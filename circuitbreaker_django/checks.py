@@ -48,6 +48,7 @@ IDS: Final = {
     "W006": "An option of a breaker has no effect beside its other options.",
     "W007": "A router of `DATABASE_ROUTERS` keeps the tables of `DatabaseBackend` from their "
     "database.",
+    "W008": "`LOCATION` is a folder, and not a file in one.",
 }
 
 
@@ -83,6 +84,7 @@ def check_settings(
             messages += _check_backend(config)
             messages += _check_location(config, owners)
             messages += _check_tables(config)
+            messages += _check_folder(config)
             messages += _check_paths(config)
             messages += _check_effects(config)
             if config.namespace in COMMON_NAMES:
@@ -136,6 +138,17 @@ def _check_location(
             f"{conf.where(config.alias)} has the same LOCATION as {conf.where(owner)}: "
             f"{config.location}.",
             "Give each registry its own, or put the breakers into one.",
+        )
+
+
+def _check_folder(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    location = config.location
+    if config.backend == conf.DEFAULT_BACKEND and location and os.path.isdir(location):
+        place = conf.where(config.alias)
+        yield _warning(
+            "W008",
+            f"{place}: LOCATION {location!r} is a folder, so circuits lie in files beside it.",
+            f"Give the path of a file, such as {os.path.join(location, 'circuits.sqlite3')!r}.",
         )
 
 

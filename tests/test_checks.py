@@ -418,6 +418,14 @@ def test_it_is_told_once_with_deploy_too():
         assert found_ids({"default": {}}, deploy=True) == ["W003"]
 
 
+def test_a_location_that_is_a_folder_is_told(tmp_path):
+    [message] = found({"default": {"LOCATION": str(tmp_path)}})
+
+    assert message.id == f"{TAG}.W008"
+    assert message.hint == f"Give the path of a file, such as '{tmp_path}/circuits.sqlite3'."
+    assert found_ids({"default": {"LOCATION": str(tmp_path / "circuits")}}) == []
+
+
 def test_deployment_warnings_are_not_told_without_deploy(monkeypatch):
     monkeypatch.setattr(checks, "in_container", lambda: True)
 
