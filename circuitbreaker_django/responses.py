@@ -25,6 +25,12 @@ _BUILT_IN = """<!doctype html>
 </html>
 """
 
+#: For a caller who takes the response for what his service returns.
+_NO_HEADER = (
+    "%r is no header of this 503: a circuit is open, and what was called counts as a view, since "
+    "it was given a request. For a service that takes one say view=False in @circuit_protected"
+)
+
 
 class OpenCircuitResponse(HttpResponse):
     """A 503 with ``Retry-After``; JSON where the client prefers it, else a page.
@@ -50,6 +56,12 @@ class OpenCircuitResponse(HttpResponse):
             self["Retry-After"] = str(retry_after)
         self["Cache-Control"] = "no-store"
         patch_vary_headers(self, ["Accept"])
+
+    def __getitem__(self, header: str) -> str:
+        try:
+            return super().__getitem__(header)
+        except KeyError:
+            raise KeyError(_NO_HEADER % (header,)) from None
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self._itself().__await__()

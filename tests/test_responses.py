@@ -35,6 +35,11 @@ def is_json(response):
     return response["Content-Type"] == "application/json"
 
 
+def test_a_service_that_is_taken_for_a_view_is_told_what_to_say():
+    with pytest.raises(KeyError, match=r"'receipt' is no header of this 503.*view=False"):
+        ask()["receipt"]
+
+
 # -- headers ----------------------------------------------------------------------------------
 
 
