@@ -47,7 +47,7 @@ class Detail:
         if self._callback is None:
             try:
                 return shorten(error)
-            except Exception:  # of the exception's own __str__
+            except Exception:  # of its own __str__; an interruption may as well be the user's
                 return ""
         if self._callback.func is None:  # it cannot be imported, and what it hides stays hidden
             return ""

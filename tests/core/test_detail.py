@@ -62,6 +62,17 @@ def test_an_exception_that_cannot_be_told_has_no_message(caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_that_arrives_while_a_message_is_made_is_not_lost(interruption):
+    def says():
+        raise interruption
+
+    error = Hostile(says)
+    with pytest.raises(interruption) as caught:
+        CircuitBreaker().call(fail, error)
+    assert caught.value.__context__ is error
+
+
 def test_a_text_that_is_no_plain_one_is_made_one():
     message = Detail().of(Hostile(lambda: Text("evil")))
     assert (type(message), message) == (str, "evil")
