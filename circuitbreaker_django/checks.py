@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -49,6 +50,8 @@ IDS: Final = {
     "W007": "A router of `DATABASE_ROUTERS` keeps the tables of `DatabaseBackend` from their "
     "database.",
     "W008": "`LOCATION` is a folder, and not a file in one.",
+    "W009": "A name in `BREAKERS` is not declared and almost that of a breaker which is (only with "
+    "`--deploy`).",
 }
 
 
@@ -105,6 +108,7 @@ def check_deployment(
                 if config.namespace not in COMMON_NAMES:
                     messages += _check_namespace(config)
                 messages += _check_sharing(config)
+                messages += _check_names(config)
     return messages
 
 
@@ -344,6 +348,32 @@ def _check_sharing(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
             "started in.",
             "Give an absolute path, so that workers and commands find the same circuits.",
         )
+
+
+def _check_names(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
+    """Only what is very near: code that no check imports may declare any other name."""
+    declared = declarations.of(config.alias)
+    free = declared.keys() - config.breakers.keys()  # what stands beside it is another breaker
+    for name in config.breakers.keys() - declared.keys():
+        for other in sorted(each for each in free if _is_slip(name, each))[:1]:
+            yield _warning(
+                "W009",
+                f"{conf.where(config.alias, 'BREAKERS', name)}: no code declares {name!r}, but "
+                f"{other!r}, at {declared[other].where}.",
+                "Correct the name, or silence this if other code declares it.",
+            )
+
+
+def _is_slip(name: str, other: str) -> bool:
+    """Whether the names differ by the order of letters, or by one that was left out or doubled.
+
+    What begins or ends with the other, such as ``"payments2"``, is a name of its own.
+    """
+    ours, theirs = Counter(name), Counter(other)
+    if (ours - theirs).total() + (theirs - ours).total() > 1:
+        return False
+    short, long = sorted((name, other), key=len)
+    return not long.startswith(short) and not long.endswith(short)
 
 
 def _error(number: str, message: str, hint: str) -> Error:

@@ -426,6 +426,30 @@ def test_a_location_that_is_a_folder_is_told(tmp_path):
     assert found_ids({"default": {"LOCATION": str(tmp_path / "circuits")}}) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["scv"], ["W009"]),
+        (["service_registy"], ["W009"]),
+        (["svc"], []),
+        (["svc", "scv"], []),  # another breaker
+        (["svc2"], []),
+        (["service_registrys"], []),
+        (["my_svc"], []),
+        (["service_registry_eu"], []),
+        (["sv*"], []),
+    ],
+    ids=str,
+)
+def test_a_name_that_is_almost_a_declared_one_is_told_with_deploy(names, expected):
+    breakers.declare("svc")
+    breakers.declare("service_registry")
+    registry = {"NAMESPACE": "shop", "BREAKERS": {name: {} for name in names}}
+
+    assert found_ids({"default": registry}, deploy=True) == expected
+    assert found_ids({"default": registry}) == []
+
+
 def test_deployment_warnings_are_not_told_without_deploy(monkeypatch):
     monkeypatch.setattr(checks, "in_container", lambda: True)
 
