@@ -118,12 +118,13 @@ def test_the_recipes_for_events_do_what_they_say(settings, chat, monkeypatch):
         ("Circuit payments is open", "1 failure within 60 s; last error: TimeoutError"),
         ("Circuit payments is open", "hold; last error: none"),
     ]
-    texts = {told.get(timeout=10)["text"] for _ in range(4)}
-    assert texts == {
+    texts = {
         "Circuit payments is open (auto): 1 failure within 60 s",
         "Circuit payments is closed (auto): reset",
         "Circuit payments is open (forced_open): hold",
     }
+    while texts:  # in any order, for each is sent by a thread of its own
+        texts.discard(told.get(timeout=10)["text"])
     assert values["rejected"] == {"payments": 2}
     assert [crumb["message"] for crumb in crumbs][:2] == [
         "circuit payments is open: 1 failure within 60 s",
