@@ -303,6 +303,7 @@ class ControlRoom:
             CannotSteer: nobody would hear of it.
             CircuitConflictError: one has changed since; nothing was applied.
             AppliedUnseen: it was applied, but the store was lost before it could be seen.
+            OrderUnsure: the store did not answer; it may have been applied, or not.
             CircuitBackendError: the store could not confirm it; nothing was applied.
         """
         self.refuse_in_vain(force=force)

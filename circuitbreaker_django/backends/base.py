@@ -29,6 +29,7 @@ from circuitbreaker_django.backends.store import (
     Evidence,
     Fence,
     Order,
+    OrderUnsure,
     Overview,
     Report,
     Stats,
@@ -324,7 +325,7 @@ class Backend(abc.ABC):
                     keep(command_applied(self.registry, name, command, policy, circuit, now))
                 self._adopt(process, changes)
         except StoreUnsure as error:
-            raise CircuitBackendError(f"it may have been applied, or not: {error}") from error
+            raise OrderUnsure(f"it may have been applied, or not: {error}") from error
         except (StoreBusy, StoreLost) as error:
             raise CircuitBackendError(f"nothing was applied: {error}") from error
         self._flush(process, self._patience())

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from circuitbreaker_django.core import traffic, window
 from circuitbreaker_django.core.circuit import Batch, Circuit, Command, Event
+from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import MICROS, Policy, seconds
 from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.traffic import Bucket, Counts
@@ -29,6 +30,10 @@ class StoreLost(Exception):
 
 class StoreUnsure(StoreLost):
     """The store did not answer: what it was told may have been applied, or not."""
+
+
+class OrderUnsure(CircuitBackendError):
+    """The store did not answer an operator's order, which may have been applied, or not."""
 
 
 class NoStore(StoreLost):

@@ -15,6 +15,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from circuitbreaker_django.backends.store import OrderUnsure
 from circuitbreaker_django.core.circuit import MAX_TEXT, MODES, CommandKind
 from circuitbreaker_django.core.errors import (
     CircuitBreakerError,
@@ -281,6 +282,9 @@ def told(action: Action, part: Carried) -> tuple[int, str] | None:
         text = gettext(
             "%(action)s: %(names)s. It was applied, but then the store could not be read."
         )
+        return messages.ERROR, text % names
+    if isinstance(part.error, OrderUnsure):
+        text = gettext("%(action)s: %(names)s. The store has not confirmed it: %(error)s")
         return messages.ERROR, text % names
     if part.error is not None:
         return messages.ERROR, gettext("Nothing was done to %(names)s: %(error)s") % names

@@ -19,6 +19,7 @@ from django.utils.html import escape
 from circuitbreaker_django import CircuitState
 from circuitbreaker_django.admin import BreakerAdmin
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.backends.store import OrderUnsure
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.models import Breaker
 from circuitbreaker_django.operations import AppliedUnseen, ControlRoom
@@ -326,6 +327,19 @@ def test_what_was_applied_is_logged_even_if_nobody_can_look(anna, worker, monkey
     answer = anna.post(ACT, order(worker, "trip"), follow=True)
     assert "Trip: payments. It was applied, but then" in answer.content.decode()
     assert LogEntry.objects.count() == 1
+
+
+def test_what_may_have_been_applied_is_neither_claimed_nor_denied(anna, worker, monkeypatch):
+    def silence(self, orders):
+        raise OrderUnsure("it may have been applied, or not: silence")
+
+    data = order(worker, "trip", reason="mine")
+    monkeypatch.setattr(SQLiteBackend, "order", silence)
+    body = anna.post(ACT, data).content.decode()
+    assert "Trip: payments. The store has not confirmed it: it may have been applied" in body
+    assert "Nothing was done" not in body
+    assert 'value="mine"' in body
+    assert not LogEntry.objects.exists()
 
 
 # -- pages ------------------------------------------------------------------------------------
