@@ -121,10 +121,12 @@ class Watch:
 
 @contextmanager
 def watching(aliases: Iterable[str] | None = None) -> Iterator[Watch]:
-    """Look at registries: those, or all."""
+    """Look at registries: those of the aliases that are any, or all."""
+    wanted = registries if aliases is None else dict.fromkeys(aliases)
     with ExitStack() as stack:
         readings = []
-        for alias in registries if aliases is None else dict.fromkeys(aliases):
+        # An alias may come from outside: what is none must not be remembered.
+        for alias in filter(registries.__contains__, wanted):
             now = datetime.now(UTC)
             try:
                 room = stack.enter_context(closing(ControlRoom(registries[alias])))

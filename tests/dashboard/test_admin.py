@@ -20,6 +20,7 @@ from circuitbreaker_django import CircuitState
 from circuitbreaker_django.admin import BreakerAdmin
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import OrderUnsure
+from circuitbreaker_django.dashboard import readings
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.models import Breaker
 from circuitbreaker_django.operations import AppliedUnseen, ControlRoom
@@ -491,6 +492,18 @@ def test_history_comes_in_pages(anna, worker):
 @pytest.mark.parametrize("page", ["change/", "history.json"])
 def test_what_is_not_known_has_no_page(anna, worker, pk, page):
     assert anna.get(f"{LIST}{pk}/{page}").status_code == 404
+
+
+def test_registries_that_nobody_has_are_not_remembered(anna, worker):
+    for number in range(3):
+        pk = f"nowhere{number}:payments"
+        assert anna.get(POLL, {"breaker": pk}).status_code == 404
+        body = anna.post(ACT, {"action": "trip", "selected": f"1 {pk}"}).content.decode()
+        assert "No longer known: <bdi>payments</bdi>" in body
+        assert "cannot be reached" not in body
+        body = anna.post(ACT, order(worker, "trip", selected=f"1 {pk}")).content.decode()
+        assert "Nothing was done to payments:" in body
+    assert readings._last == {}
 
 
 def test_nor_a_poll(anna, worker):
