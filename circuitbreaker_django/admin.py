@@ -151,7 +151,7 @@ class BreakerAdmin(_ModelAdmin):
             return refused
         found = study(unquote(object_id), request.GET)
         key, status, row = found.key, found.status, found.row
-        page = _page(found.history, request.GET, HISTORY_PAGE)
+        page = _page(found.history or (), request.GET, HISTORY_PAGE)
         policy = [] if status is None else words.policy_with(status.policy, found.origins)
         context = {
             "title": key.name,
@@ -162,6 +162,7 @@ class BreakerAdmin(_ModelAdmin):
             "status": status,
             "policy": policy,
             "history": [rows.history_line(*line) for line in page],
+            "history_lost": found.history is None,
             "page": page,
             "pages": page.paginator.get_elided_page_range(page.number),
             "banners": found.banners,
@@ -192,6 +193,9 @@ class BreakerAdmin(_ModelAdmin):
             return refused
         found = study(unquote(object_id), request.GET)
         key = found.key
+        if found.history is None:
+            text = _("The history cannot be read now.")
+            return HttpResponse(text, status=503, content_type="text/plain; charset=utf-8")
         lines = [event_as_data(key.registry, at, key.name, event) for at, event in found.history]
         response = JsonResponse(lines, safe=False, json_dumps_params={"indent": 2})
         response["Content-Disposition"] = f'attachment; filename="history-{key.id}.json"'

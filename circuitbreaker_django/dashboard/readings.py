@@ -100,14 +100,15 @@ class Watch:
             )
         }
 
-    def history(self, key: Key) -> list[tuple[datetime, Event]]:
-        """What has happened to that breaker, newest first; nothing without its store."""
+    def history(self, key: Key) -> list[tuple[datetime, Event]] | None:
+        """What has happened to that breaker, newest first; ``None`` if its store is lost."""
         room = self._open_room(key.registry)
+        if room is None:
+            return None
         try:
-            found = [] if room is None else room.history([key.name], HISTORY)
+            return [(at, event) for at, _, event in room.history([key.name], HISTORY)]
         except CircuitBackendError:
-            return []  # lost since it was read
-        return [(at, event) for at, _, event in found]
+            return None  # lost since it was read
 
     def origins(self, key: Key) -> Mapping[str, str]:
         """Where each option of that breaker is set that is not a default, as far as is known."""

@@ -132,12 +132,14 @@ def row(key: Key, status: BreakerStatus | None, reading: Reading) -> dict[str, A
 def with_figure(
     shown: dict[str, Any],
     status: BreakerStatus | None,
-    history: Sequence[tuple[datetime, Event]],
+    history: Sequence[tuple[datetime, Event]] | None,
     span: Span,
 ) -> dict[str, Any]:
     """The row with the figure of its breaker's page: calls and states over the span."""
     now = datetime.now(UTC)
-    paths, lengths = charts.strip(history, shown["look"], now, span)
+    # What it is now does not tell what it has been.
+    look = Look.UNKNOWN if history is None else shown["look"]
+    paths, lengths = charts.strip(history or (), look, now, span)
     cells = {"states": words.lengths(lengths), "begin": _time(now - timedelta(seconds=span.length))}
     if status is not None and status.stats is not None:
         found = list(charts.buckets(status.stats, span))

@@ -25,7 +25,7 @@ class Study:
         key: the breaker's.
         span: of time, by its name in :data:`SPANS`.
         status: what is known of it.
-        history: its events with their times, newest first.
+        history: its events with their times, newest first; ``None`` if they cannot be read.
         origins: where each of its options is set that is not a default.
         row: what its page shows and polls.
         banners: what an operator must know before believing it.
@@ -34,7 +34,7 @@ class Study:
     key: Key
     span: str
     status: BreakerStatus | None
-    history: Sequence[tuple[datetime, Event]]
+    history: Sequence[tuple[datetime, Event]] | None
     origins: Mapping[str, str]
     row: dict[str, Any]
     banners: list[dict[str, str]]

@@ -511,6 +511,21 @@ def test_nor_a_poll(anna, worker):
     assert anna.get(POLL, {"breaker": "nonsense"}).status_code == 404
 
 
+def test_of_a_store_that_is_lost_no_history_is_claimed(anna, worker, location):
+    worker.payments.trip()
+    assert "Nothing has happened yet." not in anna.get(DETAIL).content.decode()
+    for path in location.parent.glob("circuits.v1*"):
+        path.unlink()
+    location.with_name("circuits.v1.sqlite3").mkdir()
+    body = anna.get(DETAIL).content.decode()
+    assert "You see what was known at" in body
+    assert "The history cannot be read now." in body
+    assert "Nothing has happened yet." not in body
+    [row] = anna.get(POLL, {"breaker": PAYMENTS.pk}).json()["rows"]
+    assert row["cells"]["states"] == "Unknown 1 h"
+    assert anna.get(HISTORY).status_code == 503
+
+
 def test_head_is_answered(anna, worker):
     assert anna.head(LIST).status_code == 200
 

@@ -89,7 +89,7 @@ def test_a_lost_store_is_told_and_what_was_known_is_shown(worker, location):
         assert seen.glance() == before
         [status] = seen.statuses([PAYMENTS]).values()
         assert (status.mode, status.stats) == (Mode.FORCED_OPEN, None)
-        assert seen.history(PAYMENTS) == []
+        assert seen.history(PAYMENTS) is None
         assert seen.origins(PAYMENTS) == {}
     [(level, text)] = levels_and_texts()
     assert level == "error"
@@ -132,7 +132,7 @@ def test_errors_come_first(settings, breaker_settings, worker, tmp_path):
     assert [level for level, _ in levels_and_texts()] == ["error", "warning"]
 
 
-def test_history_that_is_lost_meanwhile_is_none(worker, monkeypatch):
+def test_history_that_is_lost_meanwhile_is_not_known(worker, monkeypatch):
     def events(self, limit):
         raise CircuitBackendError("gone")
 
@@ -140,7 +140,7 @@ def test_history_that_is_lost_meanwhile_is_none(worker, monkeypatch):
     with watching() as seen:
         assert len(seen.history(PAYMENTS)) == 1
         monkeypatch.setattr(SQLiteBackend, "events", events)
-        assert seen.history(PAYMENTS) == []
+        assert seen.history(PAYMENTS) is None
 
 
 def test_stores_are_let_go_of(worker, monkeypatch):
