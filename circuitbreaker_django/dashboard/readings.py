@@ -102,22 +102,19 @@ class Watch:
 
     def history(self, key: Key) -> list[tuple[datetime, Event]] | None:
         """What has happened to that breaker, newest first; ``None`` if its store is lost."""
-        room = self._open_room(key.registry)
-        if room is None:
+        reading = self.of[key.registry]
+        if reading.room is None or reading.lost_at is not None:
             return None
         try:
-            return [(at, event) for at, _, event in room.history([key.name], HISTORY)]
+            found = reading.room.history([key.name], HISTORY)
+            return [(at, event) for at, _, event in found]
         except CircuitBackendError:
             return None  # lost since it was read
 
     def origins(self, key: Key) -> Mapping[str, str]:
         """Where each option of that breaker is set that is not a default, as far as is known."""
-        room = self._open_room(key.registry)
+        room = self.of[key.registry].room  # what it has read is enough, also of a lost store
         return {} if room is None else room.origins(key.name)
-
-    def _open_room(self, alias: str) -> ControlRoom | None:
-        reading = self.of[alias]
-        return reading.room if reading.lost_at is None else None
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def test_a_process_local_registry_is_told(settings):
 def test_a_lost_store_is_told_and_what_was_known_is_shown(worker, location):
     worker.payments.trip(hold=True)
     with watching() as seen:
-        before = seen.glance()
+        before, origins = seen.glance(), seen.origins(PAYMENTS)
+    assert "failure_threshold" in origins
     worker.backend.close()
     break_store(location)
     with watching() as seen:
@@ -90,7 +91,7 @@ def test_a_lost_store_is_told_and_what_was_known_is_shown(worker, location):
         [status] = seen.statuses([PAYMENTS]).values()
         assert (status.mode, status.stats) == (Mode.FORCED_OPEN, None)
         assert seen.history(PAYMENTS) is None
-        assert seen.origins(PAYMENTS) == {}
+        assert seen.origins(PAYMENTS) == origins
     [(level, text)] = levels_and_texts()
     assert level == "error"
     assert "cannot be reached since" in text
