@@ -118,6 +118,16 @@ def count_polls(page):
     return polls
 
 
+def test_an_empty_list_lives_too(site, visit):
+    page = visit(path="?state=open")
+    assert page.get_by_text("No circuit breaker fits what was asked for.").is_visible()
+    site.manage("breaker", "trip", "stock", "--hold")
+    page.get_by_text("The list is no longer empty.").wait_for()
+    assert page.locator("[data-count=open]").text_content() == "1"
+    page.get_by_role("link", name="Load the page again").click()
+    is_shown(page, "stock", "held")
+
+
 def test_it_can_be_stopped_and_resumed(site, page):
     page.get_by_role("button", name="Stop updates").click()
     page.wait_for_timeout(500)

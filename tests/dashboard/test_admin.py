@@ -362,7 +362,10 @@ def test_the_list_is_searched_filtered_and_counted(anna, worker):
 
 
 def test_a_list_of_nothing_says_so(anna, settings, location):
-    assert "No circuit breaker fits" in anna.get(f"{LIST}?q=nobody").content.decode()
+    body = anna.get(f"{LIST}?q=nobody").content.decode()
+    assert "No circuit breaker fits" in body
+    assert "<div data-rows data-order=" in body  # so the script sees that there is one now
+    assert "The list is no longer empty." in body
     settings.CIRCUIT_BREAKERS = {"default": {"LOCATION": str(location)}}
     assert "No circuit breakers are known yet." in anna.get(LIST).content.decode()
 
