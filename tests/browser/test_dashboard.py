@@ -140,17 +140,40 @@ def test_it_can_be_stopped_and_resumed(site, page):
     is_shown(page, "stock", "open")
 
 
+HIDE = """hidden => {
+    Object.defineProperty(document, "hidden", {configurable: true, get: () => hidden});
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_it_asks_no_more_often_when_the_tab_comes_and_goes(site, page):
+    polls = count_polls(page)
+    for number in range(60):
+        page.evaluate(HIDE, number % 2 == 0)
+        page.wait_for_timeout(50)
+    assert 1 <= len(polls) <= 3
+
+
+def test_it_asks_one_question_at_a_time(site, page):
+    polls, held = count_polls(page), []
+    page.route("**/poll/**", held.append)  # and never answers
+    until(lambda: page.wait_for_timeout(100) or polls, 5)
+    toggle = page.locator("[data-toggle]")
+    for _ in range(6):
+        toggle.click()
+    page.wait_for_timeout(3000)
+    assert len(polls) == 1
+    for route in held:
+        route.abort()
+
+
 def test_it_pauses_while_nobody_looks(site, page):
-    hide = """hidden => {
-        Object.defineProperty(document, "hidden", {configurable: true, get: () => hidden});
-        document.dispatchEvent(new Event("visibilitychange"));
-    }"""
-    page.evaluate(hide, True)
+    page.evaluate(HIDE, True)
     page.wait_for_timeout(500)
     polls = count_polls(page)
     page.wait_for_timeout(5000)
     assert polls == []
-    page.evaluate(hide, False)
+    page.evaluate(HIDE, False)
     until(lambda: page.wait_for_timeout(100) or polls, 5)
 
 

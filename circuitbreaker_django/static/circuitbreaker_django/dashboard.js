@@ -27,6 +27,8 @@
   let timer; // of the next try
   let wait = every; // seconds until the next try
   let due = 0; // when it is, once a try has failed
+  let asking = false; // one question at a time
+  let askedAt = 0;
   let seenAt = performance.now(); // when what the page shows was true
   let stopped = false;
   let ended = false;
@@ -47,6 +49,9 @@
 
   async function ask() {
     clearTimeout(timer);
+    if (asking) return; // the next try follows its answer
+    asking = true;
+    askedAt = now();
     const url = new URL(live.dataset.url, location.href);
     if (list?.dataset.order) url.searchParams.set("rows", [...rows.keys()].join(","));
     try {
@@ -66,6 +71,8 @@
     } catch {
       wait = Math.min(2 * wait, MOST);
       due = now() + wait * 1000;
+    } finally {
+      asking = false;
     }
     tick();
     later(wait);
@@ -181,7 +188,7 @@
     if (left <= 0) {
       write(cell, words.now);
       known.retryAt = null;
-      later(0.2); // it may be half-open now
+      if (!due) later(0.2); // it may be half-open now
     } else if (left < 120) {
       write(cell, fill(words.seconds, left));
     } else if (left < 172800) {
@@ -206,7 +213,7 @@
   });
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) clearTimeout(timer);
-    else if (!stopped && !ended) ask();
+    else later(Math.max(0, every - (now() - askedAt) / 1000));
   });
 
   rename();
