@@ -292,6 +292,17 @@ def test_a_form_that_is_wrong_is_shown_again(anna, worker):
     assert worker.payments.state is CircuitState.CLOSED
 
 
+def test_what_describes_a_field_is_there(anna, worker):
+    data = order(worker, "hold", duration="other", other="soon", reason="x" * 501)
+    body = anna.post(ACT, data).content.decode()
+    ids = " ".join(re.findall(r'aria-describedby="(id_[^"]+)"', body)).split()
+    assert set(ids) == {
+        f"id_{name}_{what}" for name in ("other", "reason") for what in ("helptext", "error")
+    }
+    for one in ids:
+        assert body.count(f' id="{one}"') == 1
+
+
 def test_names_that_are_not_known_are_told(anna, worker):
     gone = Key("default", "gone")
     body = anna.post(ACT, {"action": "trip", "selected": f"1 {gone.pk}"}).content.decode()
