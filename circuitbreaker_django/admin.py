@@ -156,7 +156,6 @@ class BreakerAdmin(_ModelAdmin):
         context = {
             "title": key.name,
             "row": row,
-            "several": len(registries) > 1,
             "span": found.span,
             "strip": [(look, row["paths"][f"strip_{look}"]) for look in words.Look],
             "status": status,
@@ -255,6 +254,7 @@ class BreakerAdmin(_ModelAdmin):
             "opts": self.opts,
             "act_url": self._url("act"),
             "actions": self.actions_of(request),
+            "several": len(registries) > 1,
             **context,
             **(extra or {}),
         }

@@ -197,6 +197,17 @@ def test_an_order_asks_first(anna, worker):
     assert worker.payments.state is CircuitState.CLOSED
 
 
+def test_the_question_tells_namesakes_apart(anna, worker, settings, breaker_settings):
+    settings.CIRCUIT_BREAKERS = {
+        "default": breaker_settings,
+        "other": {"LOCATION": f"{breaker_settings['LOCATION']}.other", "BREAKERS": {"payments": {}}},
+    }
+    both = [selected(worker), "1 other:payments"]
+    body = anna.post(ACT, {"action": "hold", "selected": both}).content.decode()
+    for alias in ("default", "other"):
+        assert f"<bdi>payments</bdi> <small><bdi>{alias}</bdi></small>" in body
+
+
 def test_a_confirmed_order_reaches_workers_the_history_and_the_log(anna, worker):
     answer = anna.post(ACT, order(worker, "hold", duration="1800", reason="a drill"), follow=True)
     assert answer.redirect_chain == [(LIST, 302)]
