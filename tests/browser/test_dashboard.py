@@ -156,7 +156,7 @@ def test_it_asks_no_more_often_when_the_tab_comes_and_goes(site, page):
 
 def test_it_asks_one_question_at_a_time(site, page):
     polls, held = count_polls(page), []
-    page.route("**/poll/**", held.append)  # and never answers
+    page.route("**/poll/**", lambda route: held.append(route))  # and never answers
     until(lambda: page.wait_for_timeout(100) or polls, 5)
     toggle = page.locator("[data-toggle]")
     for _ in range(6):
