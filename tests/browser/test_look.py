@@ -70,6 +70,12 @@ def test_from_right_to_left(busy, visit):
     state = page.locator(".cb-state").first.bounding_box()
     assert name["x"] > state["x"]
     assert page.evaluate("document.querySelector('#content').scrollWidth") <= 1280
+    page.goto(page.locator(".cb-name a").first.evaluate("link => link.href"))
+    begin, now = page.locator(".cb-axis > :is(:first-child, :last-child)").all()
+    assert begin.bounding_box()["x"] > now.bounding_box()["x"]
+    for drawing in page.locator(".cb-chart, .cb-strip").all():  # so what is old is on the right
+        mirrored = "drawing => new DOMMatrix(getComputedStyle(drawing).transform).a"
+        assert drawing.evaluate(mirrored) == -1
 
 
 def test_a_theme_that_is_chosen_by_hand(busy, visit):
