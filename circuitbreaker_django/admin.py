@@ -7,6 +7,7 @@ for another look unregister :class:`Breaker` and register a subclass.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlencode
@@ -17,6 +18,7 @@ from django.contrib.admin.utils import quote, unquote
 from django.contrib.auth import get_permission_codename
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Page, Paginator
+from django.db import DatabaseError, router, transaction
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Breaker]
 else:
     _ModelAdmin = admin.ModelAdmin
+
+logger = logging.getLogger("circuitbreaker_django")
 
 #: Circuits to a page.
 PAGE: Final = 100
@@ -222,10 +226,10 @@ class BreakerAdmin(_ModelAdmin):
             actor=_user(request).get_username(),
             reason=form.cleaned_data["reason"],
         )
-        self._log(request, action, done, form.cleaned_data["reason"])
         failed = {key: epochs[key] for part in done if not part.applied for key in part.keys}
         for level, text in filter(None, (told(action, part) for part in done)):
             self.message_user(request, text, level)
+        self._log(request, action, done, form.cleaned_data["reason"])
         if failed:
             return self._confirm(request, action, failed, form)
         return self._back(request, epochs)
@@ -310,11 +314,18 @@ class BreakerAdmin(_ModelAdmin):
     def _log(
         self, request: HttpRequest, action: Action, done: Iterable[Carried], reason: str
     ) -> None:
-        """Tell the admin's own log of what was applied."""
+        """Tell the admin's own log of what was applied; that stays so if the database fails."""
         applied = [Breaker(name=key.pk) for part in done if part.applied for key in part.keys]
         text = f"{action.label}: {reason}" if reason else str(action.label)
-        if applied:
-            LogEntry.objects.log_actions(_user(request).pk, applied, CHANGE, text)
+        if not applied:
+            return
+        try:
+            with transaction.atomic(router.db_for_write(LogEntry)):
+                LogEntry.objects.log_actions(_user(request).pk, applied, CHANGE, text)
+        except DatabaseError:
+            logger.exception("an order was applied, but the admin's log could not be written")
+            text = _("The order stands in the history, but the admin's log could not be written.")
+            self.message_user(request, text, messages.ERROR)
 
     def _url_name(self, name: str) -> str:
         return f"{self.opts.app_label}_{self.opts.model_name}_{name}"

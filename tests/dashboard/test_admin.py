@@ -9,7 +9,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import AnonymousUser, Permission, User
-from django.db import connection
+from django.db import OperationalError, connection
 from django.template.response import TemplateResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -350,6 +350,23 @@ def test_what_was_applied_is_logged_even_if_nobody_can_look(anna, worker, monkey
     answer = anna.post(ACT, order(worker, "trip"), follow=True)
     assert "Trip: payments. It was applied, but then" in answer.content.decode()
     assert LogEntry.objects.count() == 1
+
+
+def test_what_was_applied_is_told_even_if_the_database_fails(anna, worker, caplog):
+    def read_only(execute, sql, params, many, context):
+        if "django_admin_log" in sql:
+            raise OperationalError("attempt to write a readonly database")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(read_only):
+        answer = anna.post(ACT, order(worker, "trip"))
+    assert answer.status_code == 302
+    assert worker.payments.state is CircuitState.OPEN
+    body = anna.get(LIST).content.decode()
+    assert "Open: payments. It reaches 1 live process." in body
+    assert "The order stands in the history, but the admin&#x27;s log could not be written." in body
+    assert "the admin's log could not be written" in caplog.text
+    assert LogEntry.objects.count() == 0
 
 
 def test_what_may_have_been_applied_is_neither_claimed_nor_denied(anna, worker, monkeypatch):
