@@ -34,6 +34,7 @@ def test_every_error_is_of_one_family():
         ("payments", CircuitState.OPEN, 1800.0, "circuit 'payments' is open; retry after 1800 s"),
         ("payments", CircuitState.OPEN, 0.04, "circuit 'payments' is open; retry after 0.04 s"),
         ("pay", CircuitState.HALF_OPEN, 1.0, "circuit 'pay' is half-open; retry after 1 s"),
+        ("pay", CircuitState.CLOSED, 1.0, "circuit 'pay' is recovering; retry after 1 s"),
         (None, CircuitState.OPEN, 2.5, "this circuit is open; retry after 2.5 s"),
         ("payments", CircuitState.OPEN, None, "circuit 'payments' is held open"),
         ("a\nb", CircuitState.OPEN, None, r"circuit 'a\nb' is held open"),
