@@ -329,6 +329,27 @@ async def test_a_backend_that_cannot_be_asked_ahead_costs_no_caller_an_error(
     assert await breaker(aok)() == "ok"
     assert breaker.state is CLOSED
     assert "a fault of ours" in caplog.text
+    assert "a permit of circuit 'payments' could not be asked for ahead" in caplog.messages
+
+
+async def test_a_permit_is_asked_for_ahead_only_where_no_gate_is_open(half_open, monkeypatch):
+    asked: list[Any] = []
+
+    async def ask(*args):
+        asked.append(args)
+
+    breaker = half_open()
+    monkeypatch.setattr(breaker.backend, "ask_ahead", ask)
+    await breaker(aok)()
+    assert asked == [(breaker.view, breaker.policy)]
+    breaker.call(ok)
+    async with breaker:
+        pass
+    breaker.passive = True
+    breaker.view.shut()
+    async with breaker:
+        pass
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("rules", [{}, {"failure_rate_threshold": 1.0}], ids=["count", "rate"])

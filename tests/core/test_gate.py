@@ -8,6 +8,7 @@ import pytest
 from circuitbreaker_django.core.gate import STILL, Bell, Gate
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.tally import Tally
+from tests.core.calls import Down, fail, ok
 
 HELD = 1.0  # what the still word holds
 
@@ -76,3 +77,11 @@ def test_a_hold_without_an_end_has_no_time_to_wait_for(make):
 def test_nobody_is_rejected_on_a_word_that_others_have_changed(make, held):
     word = memoryview(array("d", [held])).cast("B").cast("d", shape=[])
     assert Gate(make(), word, reject=HELD, until=inf).rejection() is None
+
+
+def test_a_failure_of_two_blocks_that_have_both_passed_by_counts_once(make):
+    breaker = make(failure_threshold=9)
+    breaker.call(ok)
+    with pytest.raises(Down), breaker, breaker:
+        fail()
+    assert breaker.view.failures == 1

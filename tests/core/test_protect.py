@@ -445,6 +445,20 @@ async def test_a_function_learns_that_results_are_judged_from_now_on(make, judgi
     assert breaker.state is OPEN
 
 
+def test_a_trial_whose_result_is_judged_and_good_closes_it(half_open):
+    breaker = half_open(result_predicate=lambda result: result == "bad")
+    assert breaker.call(ok, "good") == "good"
+    assert breaker.state is CLOSED
+
+
+def test_a_result_that_is_a_failure_is_asked_how_long_to_wait(judging):
+    asked: list[Any] = []
+    breaker = judging(failure_threshold=9, retry_after=asked.append)
+    for value in ("bad", "good"):
+        breaker.call(ok, value)
+    assert asked == ["bad"]
+
+
 class Lazy:
     """As Django's lazy objects: asking for the class does the work."""
 
@@ -619,7 +633,7 @@ async def test_whatever_way_it_goes_a_call_s_arguments_reach_all_who_ask(make, o
         assert await end_of(protected(7, value="text")) == ((7,), {"value": "text"})
     breaker.passive = True
     breaker.view.shut()
-    assert await end_of(protected(7, value="text")) == "text"
+    assert await end_of(protected(7, value="word")) == "word"
 
 
 class TakesOver(Rules):
@@ -805,29 +819,59 @@ def test_slow_calls_do_not_pass_by(rate, clock, layer):
 @pytest.mark.parametrize("func", [ok, aok])
 async def test_a_call_that_ends_when_something_is_due_does_not_pass_by(rate, monkeypatch, func):
     protected = rate(func)
-    await end_of(protected())
+    for _ in range(2):
+        await end_of(protected())
     counted: list[Any] = []
     monkeypatch.setattr(rate.backend, "count", lambda *args, **kwargs: counted.append(args))
     monkeypatch.setattr(rate.view.tally, "due", rate.backend.seconds())
     await end_of(protected())
     assert len(counted) == 1
-    assert rate.view.untold().calls == 2
+    assert rate.view.untold().calls == 3
+
+
+@pytest.mark.parametrize("func", [ok, aok])
+@pytest.mark.parametrize(("seconds", "slow"), [(9.999_999, 0), (10, 1)])
+async def test_a_call_is_slow_from_the_limit_on_also_where_it_would_pass_by(
+    rate, monkeypatch, clock, func, seconds, slow
+):
+    def after(seconds: float) -> Any:
+        clock.advance(seconds)
+        return func()
+
+    async def aafter(seconds: float) -> Any:
+        return await after(seconds)
+
+    protected = rate(after if func is ok else aafter)
+    for _ in range(2):
+        await end_of(protected(0))
+    monkeypatch.setattr(rate.view.tally, "due", inf)
+    await end_of(protected(seconds))
+    assert rate.view.slow == slow
+
+
+@pytest.mark.parametrize("func", [gives, agives])
+async def test_a_failure_that_a_rate_has_let_pass_by_is_judged(rate, func):
+    protected = rate(func)
+    await end_of(protected(1))
+    with pytest.raises(Down):
+        await end_of(protected(1, value=Down))
+    assert rate.view.failures == 1
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_slow_failures_are_slow_too(rate, clock, asynchronous):
-    def work(value: Any = Down) -> Any:
-        clock.advance(10)
+    def work(value: Any) -> Any:
+        clock.advance(0 if value == "text" else 10)
         return gives(1, value=value)
 
-    async def awork(value: Any = Down) -> Any:
+    async def awork(value: Any) -> Any:
         return work(value)
 
     protected = protect(awork if asynchronous else work, always(rate), Echo())
     for number in (1, 2, 3):
         await end_of(protected(Down if number < 3 else 500))
         assert rate.view.slow == rate.view.failures == number
-        rate.call(ok)  # opens the gate
+        await end_of(protected("text"))  # the next one passes by the gate
 
 
 def test_a_success_from_before_a_reset_does_not_pass_by(rate):
@@ -870,7 +914,7 @@ async def test_a_call_looks_at_the_clock_no_more_often_than_it_matters(clock, op
     backend = MemoryBackend(clock=looking)
     breaker = CircuitBreaker("rate", backend=backend, failure_rate_threshold=0.5, **options)
     protected, aprotected = breaker(ok), breaker(aok)
-    for _ in range(2):
+    for _ in range(3):
         looked.clear()
         protected()
         looked_sync, looked[:] = len(looked), []

@@ -427,6 +427,11 @@ def test_a_trial_that_has_come_out_is_dead_and_one_inside_of_another_comes_back_
     contextvars.copy_context().run(_inside_of_both, outer, inner)
 
 
+@pytest.mark.parametrize("local", [False, True])
+def test_a_trial_knows_whether_it_is_of_this_process_s_own_circuit(local):
+    assert Trial(view_of(OPENED), (1, 6), "a", NOW, local=local).local is local
+
+
 def _inside_of_both(outer: Trial, inner: Trial) -> None:
     assert (outer.live, outer.outer) == (True, None)
     go_inside(outer)
