@@ -1412,3 +1412,39 @@ def test_a_call_would_pass_from_the_moment_on_at_which_the_pause_ends(half_open,
     assert not breaker.allows()
     clock.now += 1
     assert breaker.allows()
+
+
+def test_a_success_that_completes_a_rate_is_not_told_as_its_error(make):
+    breaker = make(failure_threshold=None, failure_rate_threshold=0.5, minimum_calls=4, quorum=2)
+    for _ in range(2):
+        failing(breaker)
+    for _ in range(2):
+        breaker.call(ok)
+    assert breaker.state is OPEN
+    assert breaker.view.circuit.last_error in ("", "Down")
+
+
+@pytest.mark.parametrize("state", [CLOSED, HALF_OPEN])
+def test_what_an_error_said_is_told(make, half_open, state):
+    breaker = make() if state is CLOSED else half_open()
+    failing(breaker, Down("refused"))
+    assert (breaker.view.circuit.last_error, breaker.view.circuit.last_message) == (
+        "Down",
+        "refused",
+    )
+
+
+def test_a_slow_trial_asks_for_no_wait_of_its_own(half_open, clock):
+    breaker = half_open(recovery_timeout=0.5, slow_call_duration=10, slow_call_rate_threshold=1)
+    breaker.call(clock.advance, 10)
+    assert breaker.state is OPEN
+    clock.advance(0.5)
+    assert breaker.state is HALF_OPEN
+
+
+def test_two_blocks_around_a_neutral_end_are_two_neutral_calls(make):
+    breaker = make(exceptions=ValueError)
+    breaker.view.shut()
+    with pytest.raises(Down), breaker, breaker:
+        fail()
+    assert (breaker.view.all_calls, breaker.view.failures, breaker.view.ignored) == (2, 0, 2)
