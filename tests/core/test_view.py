@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from circuitbreaker_django import CircuitBreaker
-from circuitbreaker_django.core.circuit import Batch, Circuit, Override
+from circuitbreaker_django.core.circuit import Batch, Circuit, Event, Override
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
@@ -207,6 +207,110 @@ def test_the_moment_of_a_view_changes_with_its_epoch_only():
     assert view.moment == moment
     view.adopt(OPENED, 1)
     assert view.moment > moment
+
+
+# -- what others have brought about -----------------------------------------------------------
+
+LATER = NOW + SECOND
+TOLD = replace(OPENED, actor="ann", reason="drill", last_error="Down", last_message="refused")
+
+
+def change_of(before: Circuit, after: Circuit, now: int = LATER) -> Event | None:
+    """What is told of a change, once."""
+    view = view_of(before)
+    view.adopt(after, 1)
+    event = view.take_change(now)
+    assert view.announced is view.circuit
+    assert view.take_change(now) is None
+    return event
+
+
+def under(mode: Mode, circuit: Circuit = CLOSED, *, epoch: int = 6) -> Circuit:
+    """The circuit under an order of bob's."""
+    override = Override(mode, epoch, NOW, None, "bob", "upgrade")
+    return replace(circuit, epoch=epoch, override=override)
+
+
+def test_an_opening_elsewhere_is_told_once_with_its_error_and_who_has_brought_it_about():
+    assert change_of(CLOSED, TOLD) == Event(
+        epoch=6,
+        at=LATER,
+        before=CircuitState.CLOSED,
+        after=CircuitState.OPEN,
+        mode=Mode.AUTO,
+        cause="elsewhere",
+        actor="ann",
+        reason="drill",
+        last_error="Down",
+        last_message="refused",
+    )
+
+
+def test_a_closing_elsewhere_is_told_without_the_error_of_the_past():
+    event = change_of(OPENED, replace(TOLD, epoch=7, state=CircuitState.CLOSED))
+    assert event is not None
+    assert (event.before, event.after) == (CircuitState.OPEN, CircuitState.CLOSED)
+    assert (event.actor, event.last_error, event.last_message) == ("ann", "", "")
+
+
+def test_a_first_trial_elsewhere_is_told_as_the_end_of_the_wait():
+    now = NOW + 30 * SECOND
+    event = change_of(TOLD, replace(TOLD, trials=1), now)
+    assert event is not None
+    assert (event.before, event.after) == (CircuitState.OPEN, CircuitState.HALF_OPEN)
+    assert (event.last_error, event.last_message) == ("", "")
+    assert change_of(replace(TOLD, trials=1), replace(TOLD, trials=2), now) is None
+
+
+def test_a_newer_life_is_told_of_unless_nothing_has_happened_in_it():
+    assert change_of(CLOSED, Circuit(epoch=7)) is None
+    event = change_of(CLOSED, Circuit(epoch=7, actor="ann"))
+    assert event is not None
+    assert (event.epoch, event.before, event.after, event.actor) == (7, "closed", "closed", "ann")
+    assert change_of(CLOSED, replace(CLOSED, actor="ann")) is None
+
+
+def test_a_mode_is_told_with_who_has_ordered_it_and_its_end_with_who_has_ended_it():
+    event = change_of(CLOSED, under(Mode.DISABLED))
+    assert event is not None
+    assert (event.mode, event.actor, event.reason) == (Mode.DISABLED, "bob", "upgrade")
+    event = change_of(under(Mode.DISABLED), Circuit(epoch=7, actor="ann", reason="done"))
+    assert event is not None
+    assert (event.mode, event.actor, event.reason) == (Mode.AUTO, "ann", "done")
+
+
+def test_who_has_ordered_that_the_circuit_decides_has_not_opened_it():
+    event = change_of(under(Mode.AUTO), under(Mode.AUTO, TOLD, epoch=7))
+    assert event is not None
+    assert (event.after, event.actor, event.reason) == (CircuitState.OPEN, "ann", "drill")
+
+
+def test_on_paper_the_states_of_the_paper_are_told_and_at_its_end_those_of_the_circuit():
+    event = change_of(under(Mode.METRICS_ONLY), under(Mode.METRICS_ONLY, OPENED, epoch=7))
+    assert event is not None
+    assert (event.before, event.after, event.actor) == ("closed", "open", "bob")
+    event = change_of(under(Mode.METRICS_ONLY, OPENED), Circuit(epoch=7))
+    assert event is not None
+    assert (event.before, event.after, event.mode) == ("closed", "closed", Mode.AUTO)
+
+
+def test_a_mode_that_ends_by_itself_is_no_change_that_others_have_brought_about():
+    hold = Override(Mode.FORCED_OPEN, 6, NOW, NOW + SECOND, "", "")
+    circuit = replace(CLOSED, override=hold)
+    assert change_of(circuit, replace(circuit, failures=(NOW,)), NOW + 2 * SECOND) is None
+
+
+def test_a_record_that_is_adopted_may_be_a_change_or_none():
+    view = view_of()
+    assert view.adopt(replace(CLOSED, failures=(1,)), 1) is False
+    assert view.adopt(OPENED, 1) is True
+    assert view.adopt(CLOSED, 1) is False
+    assert view.adopt(replace(OPENED, trials=1), 1) is True
+    assert view.adopt(replace(OPENED, trials=2), 1) is False
+    assert view.adopt(CLOSED, 2) is True
+    view.go_on(Circuit(epoch=9))
+    assert view.adopt(CLOSED, 2) is True
+    assert tripped_here(view).adopt(CLOSED, 2) is False
 
 
 # -- trials -----------------------------------------------------------------------------------
