@@ -36,7 +36,7 @@ TESTS = {
     "iterate": "",
     "kinds": "protect",
     "nesting": "",
-    "news": "announce telling breaker",
+    "news": "",
     "options": "classify policy",
     "policy": "options",
     "protect": "fallback nesting breaker",

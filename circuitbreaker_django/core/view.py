@@ -288,7 +288,6 @@ class View:
         circuit = replace(self.circuit, failures=(), slices=())
         circuit, events = core.record(circuit, own, alone, now)
         if events:
-            self.own = ()
             self._set(replace(circuit, retry_at=circuit.retry_at + jitter), local=True)
         return events
 

@@ -12,6 +12,7 @@ from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.core.tally import TELL_EVERY
+from circuitbreaker_django.core.traffic import NOTHING, Counts
 from circuitbreaker_django.core.trial import (
     Trial,
     come_out,
@@ -497,10 +498,31 @@ def test_its_own_evidence_is_all_that_it_has_seen():
     view = counting_view()
     view.count(RATE, NOW, failed=True, slow=True)
     view.count(RATE, NOW + 1, failed=True, slow=False)
-    assert view.own_evidence(NOW + 3, "Down", 7) == Batch(
-        5, (3, 2), "Down", (Slice(NOW, 2, 2, 1),), streak=2, retry_after=7
+    assert view.own_evidence(NOW + 3, "Down", 7, "refused") == Batch(
+        5,
+        (3, 2),
+        "Down",
+        (Slice(NOW, 2, 2, 1),),
+        streak=2,
+        retry_after=7,
+        last_message="refused",
     )
     assert view.own_evidence(NOW + 3) == Batch(5, (3, 2), "", (Slice(NOW, 2, 2, 1),), streak=2)
+
+
+def test_what_was_counted_is_told_once_and_each_kind_by_itself():
+    view = view_of()
+    view.gate.calls += 5
+    view.failures, view.slow, view.ignored, view.rejected = 1, 2, 3, 4
+    assert view.untold() == Counts(5, 1, 2, 3, 4)
+    assert view.untold() == NOTHING
+
+
+@pytest.mark.parametrize(("circuit", "rejects"), [(CLOSED, False), (OPENED, True)])
+def test_a_circuit_that_is_not_closed_rejects_all_but_trials(circuit, rejects):
+    view = view_of(circuit)
+    assert view.rejects(NOW) is rejects
+    assert view.rejects(NOW + 30 * SECOND) is rejects
 
 
 def test_without_rates_its_own_evidence_are_the_newest_failures():
