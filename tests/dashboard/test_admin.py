@@ -200,7 +200,10 @@ def test_an_order_asks_first(anna, worker):
 def test_the_question_tells_namesakes_apart(anna, worker, settings, breaker_settings):
     settings.CIRCUIT_BREAKERS = {
         "default": breaker_settings,
-        "other": {"LOCATION": f"{breaker_settings['LOCATION']}.other", "BREAKERS": {"payments": {}}},
+        "other": {
+            "LOCATION": f"{breaker_settings['LOCATION']}.other",
+            "BREAKERS": {"payments": {}},
+        },
     }
     both = [selected(worker), "1 other:payments"]
     body = anna.post(ACT, {"action": "hold", "selected": both}).content.decode()
