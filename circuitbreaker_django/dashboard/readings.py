@@ -151,7 +151,7 @@ def _banners(reading: Reading) -> Iterator[dict[str, str]]:
     room = reading.room
     if room is not None and reading.lost_at is None:
         names |= {"pid": os.getpid(), "host": host_name(), "all": reading.processes}
-        names["count"] = len(room.differing)
+        names |= {"count": len(room.differing), "silent": len(room.silent)}
         for level, key, text in _banners_of(room):
             yield {"level": level, "key": f"{key} {reading.alias}", "text": text % names}
         return
@@ -192,3 +192,12 @@ def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str, str]]:
             len(room.differing),
         )
         yield "warning", "differing", text
+    if room.silent:
+        text = ngettext(
+            "%(silent)d process of registry “%(registry)s” was not heard of lately: it may be cut "
+            "off from the store, and then goes on alone and follows no order.",
+            "%(silent)d processes of registry “%(registry)s” were not heard of lately: they may be "
+            "cut off from the store, and then go on alone and follow no order.",
+            len(room.silent),
+        )
+        yield "warning", "silent", text

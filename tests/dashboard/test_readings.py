@@ -9,8 +9,10 @@ import pytest
 from circuitbreaker_django import CircuitBackendError, Mode, operations, registries
 from circuitbreaker_django.backends.host import host_name
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.backends.store import ProcessInfo
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.readings import banners, watching
+from circuitbreaker_django.operations import ControlRoom
 
 PAYMENTS = Key("default", "payments")
 
@@ -60,6 +62,16 @@ def test_other_settings_are_told(worker):
     [(level, text)] = levels_and_texts()
     assert level == "warning"
     assert text.startswith("1 of 1 live processes of registry “default” runs with other settings")
+
+
+def test_processes_that_are_not_heard_of_are_told(worker, monkeypatch):
+    process = ProcessInfo("web1", 7, "gunicorn", 0.0, "", "")
+    monkeypatch.setattr(ControlRoom, "silent", {process: 40.0})
+    assert levels_and_texts()[-1] == (
+        "warning",
+        "1 process of registry “default” was not heard of lately: it may be cut off from the "
+        "store, and then goes on alone and follows no order.",
+    )
 
 
 def test_a_switched_off_registry_is_told(settings, breaker_settings):
