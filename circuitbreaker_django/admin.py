@@ -32,6 +32,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
+from circuitbreaker_django.backends.store import OrderUnsure
 from circuitbreaker_django.dashboard import rows, words
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.orders import (
@@ -231,7 +232,8 @@ class BreakerAdmin(_ModelAdmin):
             self.message_user(request, text, level)
         self._log(request, action, done, form.cleaned_data["reason"])
         if failed:
-            return self._confirm(request, action, failed, form)
+            sure = not any(isinstance(part.error, OrderUnsure) for part in done)
+            return self._confirm(request, action, failed, form, sure=sure)
         return self._back(request, epochs)
 
     # -- parts ------------------------------------------------------------------------------
@@ -275,9 +277,18 @@ class BreakerAdmin(_ModelAdmin):
         }
 
     def _confirm(
-        self, request: HttpRequest, action: Action, epochs: Mapping[Key, int], form: OrderForm
+        self,
+        request: HttpRequest,
+        action: Action,
+        epochs: Mapping[Key, int],
+        form: OrderForm,
+        *,
+        sure: bool = True,
     ) -> HttpResponse:
-        """The page that asks; it says which circuits have changed since the operator looked."""
+        """The page that asks; it says which circuits have changed since the operator looked.
+
+        Where it is not ``sure`` that nothing was done, the order itself may have changed them.
+        """
         with watching(key.registry for key in epochs) as seen:
             there = seen.glance().keys() & epochs.keys()
             known = seen.statuses(there)
@@ -294,7 +305,7 @@ class BreakerAdmin(_ModelAdmin):
             "action": action,
             "effect": action.effect_on(known.values()),
             "rows": lines,
-            "changed": any(line["changed"] for line in lines),
+            "changed": sure and any(line["changed"] for line in lines),
             "gone": [key.name for key in epochs if key not in there],
             "form": form,
             "banners": banners(seen.readings),

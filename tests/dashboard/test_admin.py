@@ -372,13 +372,20 @@ def test_what_was_applied_is_told_even_if_the_database_fails(anna, worker, caplo
     assert LogEntry.objects.count() == 0
 
 
-def test_what_may_have_been_applied_is_neither_claimed_nor_denied(anna, worker, monkeypatch):
+@pytest.mark.parametrize("arrives", [True, False])
+def test_what_may_have_been_applied_is_not_claimed_nor_denied(anna, worker, monkeypatch, arrives):
+    apply = SQLiteBackend.order
+
     def silence(self, orders):
+        if arrives:
+            apply(self, orders)
         raise OrderUnsure("it may have been applied, or not: silence")
 
     data = order(worker, "trip", reason="mine")
     monkeypatch.setattr(SQLiteBackend, "order", silence)
     body = anna.post(ACT, data).content.decode()
+    assert ("<b>changed</b>" in body) is arrives
+    assert "nothing was done" not in body
     assert "Trip: payments. The store has not confirmed it: it may have been applied" in body
     assert "Nothing was done" not in body
     assert 'value="mine"' in body
