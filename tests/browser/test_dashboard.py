@@ -89,6 +89,14 @@ def test_a_change_is_announced_once(site, page):
     assert said() == ["stock is now: Held open. a drill"]
 
 
+def test_each_change_is_seen(site, page):
+    for action, look in (("trip", "open"), ("reset", "closed"), ("trip", "open")):
+        site.manage("breaker", action, "stock")
+        is_shown(page, "stock", look)
+        row(page, "stock").and_(page.locator(".cb-new")).wait_for()
+        row(page, "stock").and_(page.locator(":not(.cb-new)")).wait_for()
+
+
 def test_focus_stays_where_it_is(site, page):
     button = row(page, "stock").get_by_role("button", name="Reset: stock")
     button.focus()

@@ -53,7 +53,7 @@
     asking = true;
     askedAt = now();
     const url = new URL(live.dataset.url, location.href);
-    if (list?.dataset.order) url.searchParams.set("rows", [...rows.keys()].join(","));
+    if (list.dataset.order) url.searchParams.set("rows", [...rows.keys()].join(","));
     try {
       const answer = await fetch(url, {
         headers: { Accept: "application/json" },
@@ -95,7 +95,7 @@
       const known = rows.get(row.id);
       if (known && showRow(known, row)) news.push(announce(row));
     }
-    if (list?.dataset.order) {
+    if (list.dataset.order) {
       for (const [name, count] of Object.entries(data.counts))
         write(document.querySelector(`[data-count="${name}"]`), String(count));
       document.title = data.counts.open ? `(${data.counts.open}) ${title}` : title;
@@ -215,6 +215,9 @@
     if (document.hidden) clearTimeout(timer);
     else later(Math.max(0, every - (now() - askedAt) / 1000));
   });
+
+  // So that the next change is seen too.
+  list.addEventListener("animationend", (event) => event.target.classList.remove("cb-new"));
 
   rename();
   live.hidden = false;
