@@ -163,11 +163,6 @@ class ControlRoom:
         own = self.registry.config.digest()
         return tuple(process for process in self.processes if process.digest != own)
 
-    @property
-    def settings_differ(self) -> bool:
-        """Whether live processes run with other settings than this one."""
-        return bool(self.differing)
-
     def names(self, wanted: Iterable[str] = ()) -> list[str]:
         """Every known name: of the settings, of anybody's code, and of the store (rule 23).
 

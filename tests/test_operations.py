@@ -440,9 +440,9 @@ def test_differing_settings_are_seen(enter, config, worker):
     room = enter()
     worker.backend.digest = room.registry.config.digest()
     publish(worker, "payments")
-    assert enter().settings_differ is False
+    assert not enter().differing
     config["DEFAULTS"] = {"failure_threshold": 2}
-    assert enter().settings_differ is True
+    assert enter().differing
 
 
 def test_calls_over_time_are_those_of_all_workers(enter, worker):
