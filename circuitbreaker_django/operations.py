@@ -261,7 +261,7 @@ class ControlRoom:
         if not self.processes and not force:
             raise CannotSteer(
                 f"no live process uses {self.place}, so nothing was done. {self._why_nobody()}. "
-                "--force does it anyway"
+                "The command breaker does it anyway with --force"
             )
 
     def _why_nobody(self) -> str:
