@@ -220,6 +220,7 @@ class BreakerAdmin(_ModelAdmin):
         form = OrderForm(action, request.POST)
         if not form.is_valid():
             return self._confirm(request, action, epochs, form)
+        back = self._back(request, epochs)  # one that is refused is so before anything is done
         done = carry_out(
             action,
             epochs,
@@ -234,7 +235,7 @@ class BreakerAdmin(_ModelAdmin):
         if failed:
             sure = not any(isinstance(part.error, OrderUnsure) for part in done)
             return self._confirm(request, action, failed, form, sure=sure)
-        return self._back(request, epochs)
+        return back
 
     # -- parts ------------------------------------------------------------------------------
 

@@ -275,6 +275,12 @@ def test_an_order_leads_back_to_the_list_as_it_was(anna, worker):
     assert answer.headers["Location"] == f"{LIST}?%2F%2Fevil.example%2F="
 
 
+def test_an_order_that_leads_nowhere_is_refused_before_it_is_carried_out(anna, worker):
+    too_many = "&" * 1001  # fields, for Django
+    assert anna.post(ACT, order(worker, "trip", back=too_many)).status_code == 400
+    assert worker.payments.state is CircuitState.CLOSED
+
+
 def test_without_a_selection_nothing_is_asked(anna, worker):
     answer = anna.post(ACT, {"action": "trip", "back": "q=pay"}, follow=True)
     assert answer.redirect_chain == [(f"{LIST}?q=pay", 302)]
