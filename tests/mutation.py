@@ -33,7 +33,7 @@ TESTS = {
     "errors": "breaker",
     "fallback": "protect iterate",
     "gate": "breaker edges telling view nesting",
-    "iterate": "",
+    "iterate": "nesting",
     "kinds": "protect",
     "nesting": "",
     "news": "",

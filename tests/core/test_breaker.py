@@ -176,7 +176,7 @@ def test_a_name_that_is_no_string_is_a_type_error(name):
 
 
 def test_a_breaker_in_a_backend_needs_a_name(backend):
-    with pytest.raises(ValueError, match="name is needed"):
+    with pytest.raises(ValueError, match="^name is needed for a breaker"):
         CircuitBreaker(backend=backend)
 
 
@@ -1448,3 +1448,15 @@ def test_two_blocks_around_a_neutral_end_are_two_neutral_calls(make):
     with pytest.raises(Down), breaker, breaker:
         fail()
     assert (breaker.view.all_calls, breaker.view.failures, breaker.view.ignored) == (2, 0, 2)
+
+
+def test_a_breaker_without_a_name_has_a_circuit_without_one():
+    assert CircuitBreaker().view.name == ""
+
+
+def test_each_call_that_rides_on_a_trial_is_counted(half_open):
+    breaker = half_open()
+    with breaker:
+        for number in range(2, 5):
+            breaker.call(ok)
+            assert breaker.view.all_calls == number

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitOpenError, CircuitState
+from circuitbreaker_django.core.call import Rules
 from circuitbreaker_django.core.protect import protect
+from circuitbreaker_django.core.states import Outcome
 from tests.core.calls import Down, ok
 
 OPEN, CLOSED, HALF_OPEN = CircuitState.OPEN, CircuitState.CLOSED, CircuitState.HALF_OPEN
@@ -597,3 +599,30 @@ async def test_an_iteration_to_its_end_is_a_success_of_a_trial(half_open, genera
         [item async for item in items]
     assert breaker.state is CLOSED
     assert breaker.backend.events()[0][1].cause == "a trial succeeded"
+
+
+class Seeing(Rules):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def error(self, breaker: Any, error: BaseException, args: tuple[Any, ...]) -> Outcome:
+        self.seen.append(args)
+        return Outcome.FAILURE
+
+
+def test_who_judges_the_failure_of_an_iteration_gets_its_arguments(make):
+    rules = Seeing()
+    protected = protect(failing_at_once, lambda *args: make(), rules)
+    with pytest.raises(Down):
+        list(protected(5))
+    assert rules.seen == [(5,)]
+
+
+async def test_who_judges_the_failure_of_an_async_iteration_gets_its_arguments(make):
+    rules = Seeing()
+    protected = protect(afailing_at_once, lambda *args: make(), rules)
+    with pytest.raises(Down):
+        async for _ in protected(5):
+            pass
+    assert rules.seen == [(5,)]

@@ -49,7 +49,7 @@ def test_the_gate_of_a_closed_circuit_is_open_while_the_bell_is_still():
     view.open_gate(bell, POLICY, NOW)
     gate = view.gate
     assert gate.is_open
-    assert (gate.epoch, gate.reject) == (5, None)
+    assert (gate.word, gate.epoch, gate.reject) == (None, 5, None)
 
 
 def test_the_gate_of_an_open_circuit_rejects_until_its_wait_is_over():
@@ -508,6 +508,21 @@ def test_its_own_evidence_is_all_that_it_has_seen():
         last_message="refused",
     )
     assert view.own_evidence(NOW + 3) == Batch(5, (3, 2), "", (Slice(NOW, 2, 2, 1),), streak=2)
+
+
+def test_calls_that_were_tallied_stay_counted_when_the_circuit_opens():
+    view = counting_view()
+    assert view.tally is not None
+    view.tally.calls += 3
+    view.adopt(OPENED, 1)
+    assert (view.tally, view.all_calls) == (None, 3)
+
+
+def test_another_incarnation_has_seen_nothing_of_what_this_process_has():
+    view = view_of()
+    view.count(POLICY, NOW, failed=True, slow=False)
+    view.adopt(CLOSED, 2)
+    assert view.own == ()
 
 
 def test_what_was_counted_is_told_once_and_each_kind_by_itself():
