@@ -176,7 +176,7 @@ def test_a_name_that_is_no_string_is_a_type_error(name):
 
 
 def test_a_breaker_in_a_backend_needs_a_name(backend):
-    with pytest.raises(ValueError, match="^name is needed for a breaker"):
+    with pytest.raises(ValueError, match=r"^name is needed for a breaker"):
         CircuitBreaker(backend=backend)
 
 
