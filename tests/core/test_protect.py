@@ -451,6 +451,12 @@ def test_a_trial_whose_result_is_judged_and_good_closes_it(half_open):
     assert breaker.state is CLOSED
 
 
+def test_a_result_that_is_judged_may_come_late(judging, clock):
+    breaker = judging(failure_threshold=9, slow_call_duration=10)
+    breaker.call(clock.advance, 10)
+    assert (breaker.view.slow, breaker.view.failures) == (1, 0)
+
+
 def test_a_result_that_is_a_failure_is_asked_how_long_to_wait(judging):
     asked: list[Any] = []
     breaker = judging(failure_threshold=9, retry_after=asked.append)

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from circuitbreaker_django.core.circuit import Circuit, Event, Override, Permit, Witness
@@ -75,18 +75,22 @@ WHOLE = Circuit(
     epoch=7,
     state=CircuitState.OPEN,
     failures=(1, 2),
+    slices=(Slice(1, 5, 3, 2), Slice(4, 1)),
+    witnesses=(Witness("one", 2),),
     permits=(Permit("a", 9),),
-    override=Override(Mode.FORCED_OPEN, 7, 1, None, "ann", "upgrade"),
+    override=Override(Mode.FORCED_OPEN, 7, 1, 99, "ann", "upgrade", aside=Circuit(epoch=3)),
 )
 EVENT = Event(7, 1, CircuitState.CLOSED, CircuitState.OPEN, Mode.AUTO, "trip")
 
 
 @given(circuits)
+@example(WHOLE)
 def test_a_circuit_comes_back_as_it_was(circuit):
     assert load_circuit(dump_circuit(circuit)) == circuit
 
 
 @given(events)
+@example(EVENT)
 def test_an_event_comes_back_as_it_was(event):
     assert load_event(dump_event(event)) == event
 
