@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sqlite3
+import sys
 import types
 from contextlib import closing
 from typing import Any
@@ -1196,3 +1197,8 @@ def test_a_pattern_steers_all_that_are_known(run, rows, family):
         f"tenant:99{digit}" for digit in range(10)
     }
     assert "no breaker fits 'tenant:x*'" in run("trip", "tenant:x*").err
+
+
+def test_a_stream_of_somebodys_is_printed_to_as_it_is(run, worker, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert run("status").code == 0

@@ -542,3 +542,12 @@ def test_a_strangers_file_is_no_file_for_all(nobody, store, tmp_path):
     tmp_path.chmod(0o1777)
     with pytest.raises(PlaceError, match="belongs to"):
         check_files(store, tmp_path.stat())
+
+
+def test_only_the_command_is_told_to_run_as_the_owner(monkeypatch):
+    stranger = os.stat_result((0o700, 0, 0, 1, 54321, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(sys, "argv", ["manage.py", "breaker", "status"])
+    remedy = f"sudo -u '#54321' {sys.executable} manage.py breaker status"
+    assert remedy in place._belongs_to(Path("/store"), stranger)
+    monkeypatch.setattr(sys, "argv", ["gunicorn", "shop.wsgi"])
+    assert "sudo" not in place._belongs_to(Path("/store"), stranger)

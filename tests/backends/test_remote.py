@@ -508,3 +508,8 @@ async def test_a_mode_asks_for_no_permit(half_open, threaded):
     await threaded.ask_ahead(half_open.view, half_open.policy)
     assert not threaded._here().asked
     assert half_open.mode is Mode.DISABLED
+
+
+def test_before_the_store_was_heard_of_no_answer_is_too_late(redis):
+    backend = redis()
+    assert backend._deadline(backend._here()) > backend.clock() + 10**15

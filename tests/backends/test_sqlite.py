@@ -35,7 +35,7 @@ from circuitbreaker_django.core.states import Mode, Outcome
 from circuitbreaker_django.core.trial import Trial
 from tests.backends.users import ANN, BOB, TEAM, as_user, common, modes, needs_root
 from tests.backends.waiting import until
-from tests.core.calls import failing, ok
+from tests.core.calls import aok, failing, ok
 
 __all__ = ["common"]
 
@@ -398,6 +398,15 @@ def test_a_caller_waits_two_milliseconds_and_nothing_on_a_loop(backend):
         return backend._patience()
 
     assert asyncio.run(patience()) == 0
+
+
+def test_an_async_call_passes_by_the_bell_until_another_process_rings(breaker, other):
+    protected = breaker(aok)
+    assert [asyncio.run(protected()) for _ in range(2)] == ["ok", "ok"]
+    assert breaker.view.all_calls == 2
+    other.trip()
+    with pytest.raises(CircuitOpenError):
+        asyncio.run(protected())
 
 
 def test_a_read_on_a_loop_waits_no_longer_than_a_failure(breaker, other):

@@ -512,10 +512,12 @@ def test_its_own_evidence_is_all_that_it_has_seen():
 
 def test_calls_that_were_tallied_stay_counted_when_the_circuit_opens():
     view = counting_view()
-    assert view.tally is not None
-    view.tally.calls += 3
+    tally = view.tally
+    assert tally is not None
+    tally.calls += 3
     view.adopt(OPENED, 1)
-    assert (view.tally, view.all_calls) == (None, 3)
+    assert view.tally is None
+    assert view.all_calls == 3
 
 
 def test_another_incarnation_has_seen_nothing_of_what_this_process_has():

@@ -342,9 +342,6 @@ class _Printed:
         self.stream = stream
         self.problem: OSError | None = None
 
-    def isatty(self) -> bool:
-        return self.stream.isatty()
-
     def write(self, text: str) -> None:
         if self.problem is None:
             try:
