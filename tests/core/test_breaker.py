@@ -1460,3 +1460,19 @@ def test_each_call_that_rides_on_a_trial_is_counted(half_open):
         for number in range(2, 5):
             breaker.call(ok)
             assert breaker.view.all_calls == number
+
+
+def test_an_end_that_is_neither_slow_nor_a_failure_tells_no_error(make, monkeypatch):
+    told: list[Any] = []
+    breaker = make(failure_rate_threshold=0.5)
+    monkeypatch.setattr(breaker.backend, "count", lambda *args, **kwargs: told.append(kwargs))
+    breaker.call(ok)
+    assert [(one["error"], one["message"]) for one in told] == [("", "")]
+
+
+def test_the_fallback_answers_for_failures_also_while_the_circuit_is_disabled(make):
+    breaker = make()
+    breaker.disable()
+    protected = breaker.protect(fallback="instead", fallback_on_failure=True)(fail)
+    for _ in range(2):
+        assert protected() == "instead"
