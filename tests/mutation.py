@@ -26,7 +26,7 @@ TESTS = {
     "announce": "",
     "block": "edges breaker nesting",
     "breaker": "edges protect fallback nesting telling rules options",
-    "call": "protect fallback iterate nesting",
+    "call": "protect fallback iterate nesting breaker",
     "circuit": "circuit_rules transitions rules edges",
     "classify": "",
     "detail": "",
