@@ -206,9 +206,11 @@ class Backend(abc.ABC):
             view.count(policy, now, failed=failed, slow=slow)
             tells = failed or slow or view.has_to_tell(policy, now)
             if tells:
-                own = view.own_evidence(now, error, asked, message)
                 times = (now,) if failed else ()
                 self._keep(view, policy, now, times, error, now + asked, message=message)
+                if not failed and not slow:  # the newest failure was another call
+                    error, message = view.circuit.last_error, view.circuit.last_message
+                own = view.own_evidence(now, error, asked, message)
         if tells:
             self._flush(process, self._patience())
         with process.lock:

@@ -1414,14 +1414,15 @@ def test_a_call_would_pass_from_the_moment_on_at_which_the_pause_ends(half_open,
     assert breaker.allows()
 
 
-def test_a_success_that_completes_a_rate_is_not_told_as_its_error(make):
-    breaker = make(failure_threshold=None, failure_rate_threshold=0.5, minimum_calls=4, quorum=2)
+def test_a_success_that_completes_a_rate_leaves_the_last_error_what_it_was(make):
+    breaker = make(failure_threshold=9, failure_rate_threshold=0.5, minimum_calls=4, quorum=2)
     for _ in range(2):
-        failing(breaker)
+        failing(breaker, Down("refused"))
     for _ in range(2):
         breaker.call(ok)
     assert breaker.state is OPEN
-    assert breaker.view.circuit.last_error in ("", "Down")
+    known = breaker.view.circuit
+    assert (known.last_error, known.last_message) == ("Down", "refused")
 
 
 @pytest.mark.parametrize("state", [CLOSED, HALF_OPEN])
