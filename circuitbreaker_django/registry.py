@@ -161,10 +161,12 @@ class Registry(Mapping[str, CircuitBreaker]):
     def family_of(self, name: str) -> str:
         """The family of a breaker by key; empty for any other name."""
         family, key = families.split(name)
+        if not key:
+            return ""
         declared = self.declared(family)
         if declared is not None and declared.keyed:
             return family
-        patterns = families.matching(name, self._patterns) if key else []
+        patterns = families.matching(name, self._patterns)
         start = f"{family}{families.COLON}"
         return family if any(pattern.startswith(start) for pattern in patterns) else ""
 
