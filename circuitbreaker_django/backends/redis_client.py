@@ -68,7 +68,7 @@ class Server:
     """Where a server is, and as whom to go there.
 
     Attributes:
-        library: the name of the client's package.
+        driver: the name of the client's package.
         kind: ``single``, ``sentinel`` or ``cluster``.
         hosts: of sentinels or of nodes, where there are many.
         service: the name that sentinels know it by.
@@ -77,7 +77,7 @@ class Server:
         label: for people; without a password.
     """
 
-    library: str
+    driver: str
     kind: str
     label: str
     hosts: tuple[tuple[str, int], ...] = ()
@@ -87,7 +87,7 @@ class Server:
 
     def client(self, patience: float) -> Any:
         """A client that waits so many seconds for any answer."""
-        package = importlib.import_module(self.library)
+        package = importlib.import_module(self.driver)
         manners = _manners(package, patience)
         options = {**self.options, **manners}
         if self.kind == "single":
@@ -99,7 +99,7 @@ class Server:
             return sentinel.master_for(self.service)
         nodes = [package.cluster.ClusterNode(*host) for host in self.hosts]
         cluster = _class(package, "RedisCluster", "ValkeyCluster")
-        if self.library == "valkey" or int(package.__version__.partition(".")[0]) < 6:
+        if self.driver == "valkey" or int(package.__version__.partition(".")[0]) < 6:
             options["cluster_error_retry_attempts"] = 0  # later it is said by ``retry``
         return cluster(startup_nodes=nodes, **options)
 

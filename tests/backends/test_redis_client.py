@@ -54,7 +54,7 @@ SECRET = "s3cret"
 )
 def test_what_a_url_says(url, library, kind, options):
     server = from_url(url)
-    assert (server.library, server.kind, dict(server.options)) == (library, kind, options)
+    assert (server.driver, server.kind, dict(server.options)) == (library, kind, options)
 
 
 def test_the_hosts_of_sentinels_and_nodes():
@@ -123,7 +123,7 @@ def test_a_client_has_manners_of_its_own(url):
 
 def test_a_library_that_is_not_there_gives_way_to_the_other(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
-    assert from_url("redis://h").library == "valkey"
+    assert from_url("redis://h").driver == "valkey"
     monkeypatch.setitem(sys.modules, "valkey", None)
     with pytest.raises(ImproperlyConfigured, match=r"pip install 'circuitbreaker-django\[redis\]'"):
         from_url("redis://h")
@@ -162,7 +162,7 @@ def borrowed(**cache: object) -> Server:
 def test_a_cache_lends_its_server_and_nothing_else(path, library):
     scheme = "valkey" if library == "valkey" else "redis"
     server = borrowed(BACKEND=path, LOCATION=f"{scheme}://ann:{SECRET}@h:1/2?socket_timeout=30")
-    assert (server.library, server.kind) == (library, "single")
+    assert (server.driver, server.kind) == (library, "single")
     assert server.options == {
         "host": "h",
         "port": 1,
