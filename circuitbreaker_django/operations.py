@@ -14,6 +14,7 @@ from typing import Any, Final
 from circuitbreaker_django import conf, families
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
 from circuitbreaker_django.backends.store import (
+    HISTORY,
     KEYED,
     Declaration,
     NoStore,
@@ -29,9 +30,6 @@ from circuitbreaker_django.core.policy import MAX_DURATION, POLICY_FIELDS, Polic
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.declarations import Declared
 from circuitbreaker_django.registry import Registry, in_test_environment
-
-#: Events that are looked through for those that were asked for.
-HISTORY = 5000
 
 _DURATION: Final = re.compile(r"(?=[0-9])(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 

@@ -11,7 +11,12 @@ from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.store import KEYED, Declaration, ProcessInfo
 from circuitbreaker_django.core.policy import MAX_DURATION, Policy, seconds
 
-#: Seconds after which a process that tells nothing counts as silent: it tells every 5.
+#: Seconds between two publications of a process, and of what its code declares.
+PUBLISH_EVERY: Final = 5.0
+DECLARE_EVERY: Final = 3600.0
+#: Seconds between two looks of a process for what may go.
+CLEAN_EVERY: Final = 60.0
+#: Seconds after which a process that tells nothing counts as silent.
 SILENT_AFTER: Final = 8.0
 #: Seconds after which a silent process counts as gone, unless its pid is known to run.
 GONE_AFTER: Final = 15.0

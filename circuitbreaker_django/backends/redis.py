@@ -50,6 +50,9 @@ from circuitbreaker_django.backends.redis_scripts import (
 from circuitbreaker_django.backends.remote import RemoteBackend
 from circuitbreaker_django.backends.remote_store import Counted, RemoteStore, Snapshot, Teller
 from circuitbreaker_django.backends.store import (
+    HISTORY,
+    MAX_DECLARED,
+    MAX_ROWS,
     Declaration,
     Evidence,
     Fence,
@@ -73,11 +76,6 @@ T = TypeVar("T")
 SCHEMA: Final = "v1"
 #: Rows that are read at once, about.
 PAGE: Final = 1000
-#: Rows of circuits, and declarations, above which those go that nobody will miss.
-MAX_ROWS: Final = 2000
-MAX_DECLARED: Final = 5000
-#: Entries of the history.
-HISTORY: Final = 5000
 
 _KEYS: Final = (
     "meta",

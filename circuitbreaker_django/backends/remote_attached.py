@@ -20,6 +20,7 @@ from circuitbreaker_django.backends.base import (
     operation,
 )
 from circuitbreaker_django.backends.process import Process, on_event_loop
+from circuitbreaker_django.backends.published import CLEAN_EVERY, DECLARE_EVERY, PUBLISH_EVERY
 from circuitbreaker_django.backends.remote_process import (
     FLUSH_EVERY,
     TICK,
@@ -57,11 +58,6 @@ RESYNC_EVERY: Final = 60.0
 #: that it has been away.
 RETRY_LEAST: Final = 0.1
 RETRY_MOST: Final = 5.0
-#: Seconds between two publications of a process, and of what its code declares.
-PUBLISH_EVERY: Final = 5.0
-DECLARE_EVERY: Final = 3600.0
-#: Seconds between two looks of a process for what may go.
-CLEAN_EVERY: Final = 60.0
 
 
 #: A time of the store that does not come.

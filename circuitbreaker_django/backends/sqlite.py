@@ -17,11 +17,11 @@ from circuitbreaker_django.backends import host, lifetime
 from circuitbreaker_django.backends.base import COMMAND_PATIENCE, Clock, monotonic, operation
 from circuitbreaker_django.backends.doorbell import is_clean
 from circuitbreaker_django.backends.place import place_for
+from circuitbreaker_django.backends.published import CLEAN_EVERY, DECLARE_EVERY, PUBLISH_EVERY
 from circuitbreaker_django.backends.sqlite_attached import AttachedBackend
 from circuitbreaker_django.backends.sqlite_file import SQLiteFile
 from circuitbreaker_django.backends.sqlite_process import TICK, SQLiteProcess
 from circuitbreaker_django.backends.sqlite_tables import (
-    HISTORY,
     drop,
     find_waste,
     publish,
@@ -31,6 +31,7 @@ from circuitbreaker_django.backends.sqlite_tables import (
 )
 from circuitbreaker_django.backends.sqlite_traffic import keep_traffic, read_traffic
 from circuitbreaker_django.backends.store import (
+    HISTORY,
     Changes,
     Declaration,
     NoStore,
@@ -58,11 +59,6 @@ ATTACH_PATIENCE: Final = 0.1
 CLOSE_PATIENCE: Final = 0.1
 #: Seconds that housekeeping waits for another process's transaction.
 HOUSEKEEPING_PATIENCE: Final = 0.25
-#: Seconds between two publications of a process, and of what its code declares.
-PUBLISH_EVERY: Final = 5.0
-DECLARE_EVERY: Final = 3600.0
-#: Seconds between two looks of a process for what may go.
-CLEAN_EVERY: Final = 60.0
 
 
 class SQLiteBackend(AttachedBackend):

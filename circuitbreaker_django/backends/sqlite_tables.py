@@ -22,7 +22,11 @@ from circuitbreaker_django.backends.published import (
     roll_call,
 )
 from circuitbreaker_django.backends.store import (
+    HISTORY,
     KEYED,
+    MAX_DECLARED,
+    MAX_ROWS,
+    MAX_TRAFFIC,
     Declaration,
     Overview,
     ProcessInfo,
@@ -33,14 +37,6 @@ from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event
 from circuitbreaker_django.core.policy import micros, seconds
 from circuitbreaker_django.core.record import dump_circuit, dump_event, load_circuit, load_event
-
-#: Events kept.
-HISTORY: Final = 5000
-#: Rows of circuits, declarations, and counts of calls of one width, above which those go that
-#: nobody will miss.
-MAX_ROWS: Final = 2000
-MAX_DECLARED: Final = 5000
-MAX_TRAFFIC: Final = 100_000
 
 _TABLES: Final = """
 CREATE TABLE meta (

@@ -14,6 +14,14 @@ from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.traffic import Bucket, Counts
 from circuitbreaker_django.core.window import Slice
 
+#: Events that a shared store keeps.
+HISTORY: Final = 5000
+#: Rows of circuits, declarations, and counts of calls of one width, above which those go that
+#: nobody will miss.
+MAX_ROWS: Final = 2000
+MAX_DECLARED: Final = 5000
+MAX_TRAFFIC: Final = 100_000
+
 #: Incarnation and epoch: what makes a moment of a circuit's life unmistakable (rule 1).
 Fence = tuple[int, int]
 #: A command, and the policy of the circuit that it is for.

@@ -14,12 +14,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from circuitbreaker_django.backends.host import host_name
+from circuitbreaker_django.backends.store import HISTORY
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.words import moment
-from circuitbreaker_django.operations import HISTORY, BreakerStatus, ControlRoom
+from circuitbreaker_django.operations import BreakerStatus, ControlRoom
 from circuitbreaker_django.registry import registries
 
 

@@ -21,6 +21,7 @@ from circuitbreaker_django import CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import (
     host,
     place,
+    published,
     sqlite,
     sqlite_attached,
     sqlite_process,
@@ -1669,7 +1670,7 @@ def clean(later):
     """Lets a member look for what may go."""
 
     def clean(breaker):
-        later(sqlite.CLEAN_EVERY)
+        later(published.CLEAN_EVERY)
         tick(breaker)
 
     return clean
@@ -1865,7 +1866,7 @@ def test_it_is_looked_for_once_in_a_minute(few, clean, later, make, backend, mon
     looks = []
     monkeypatch.setattr(sqlite, "find_waste", lambda reader, now: looks.append(now))
     clean(breaker)
-    later(sqlite.CLEAN_EVERY - 1)
+    later(published.CLEAN_EVERY - 1)
     tick(breaker)
     assert len(looks) == 1
     later(2)

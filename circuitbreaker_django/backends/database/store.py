@@ -30,6 +30,10 @@ from circuitbreaker_django.backends.remote_store import (
     Teller,
 )
 from circuitbreaker_django.backends.store import (
+    HISTORY,
+    MAX_DECLARED,
+    MAX_ROWS,
+    MAX_TRAFFIC,
     Declaration,
     Evidence,
     Fence,
@@ -57,13 +61,6 @@ logger = logging.getLogger("circuitbreaker_django")
 POLL_EVERY: Final = 0.5
 #: Seconds before it is noted again that a declaration was seen.
 NOTE_DECLARED: Final = 1800.0
-#: Events kept.
-HISTORY: Final = 5000
-#: Rows of circuits, declarations, and counts of calls of one width, above which those go that
-#: nobody will miss.
-MAX_ROWS: Final = 2000
-MAX_DECLARED: Final = 5000
-MAX_TRAFFIC: Final = 100_000
 #: Circuits that are read at once.
 PAGE: Final = 1000
 
