@@ -1170,8 +1170,8 @@ def test_counts_of_calls_stay_bounded_while_nobody_can_be_told(tmp_path, interva
         backend = registries["default"].backend
 
         assert backend.problem is not None
-        assert set(backend._traffic) == {"tenant"}
-        assert backend._traffic["tenant"].calls == 98
+        assert set(backend._uncounted.counts) == {"tenant"}
+        assert backend._uncounted.counts["tenant"].calls == 98
 
 
 @pytest.mark.usefixtures("clock")

@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, TypeVar
 
+from circuitbreaker_django.backends.pending import Pending, Uncounted
 from circuitbreaker_django.backends.process import Process, on_event_loop
 from circuitbreaker_django.backends.store import (
     Changes,
@@ -47,7 +47,7 @@ from circuitbreaker_django.core.policy import Policy, micros, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.tally import Seconds, seconds_of
 from circuitbreaker_django.core.telling import keep, tell
-from circuitbreaker_django.core.traffic import NOTHING, Counts, plus
+from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.core.trial import Admission, Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
 
@@ -67,8 +67,6 @@ PERMIT_PATIENCE = 0.05
 COMMAND_PATIENCE = 1.0
 #: Seconds for which a process believes a "no permit now".
 PAUSE = 1.0
-#: Reports kept for a store that is away.
-MAX_REPORTS = 1000
 
 
 def monotonic() -> int:
@@ -130,11 +128,8 @@ class Backend(abc.ABC):
         self._floor = 1
         self._rows: dict[str, Circuit] = {}
         self._views: dict[str, list[View]] = {}
-        self._evidence: dict[str, Evidence] = {}
-        self._reports: list[Report] = []
-        #: What was counted of calls and could not be told, and since when it is counted.
-        self._traffic: dict[str, Counts] = {}
-        self._counted_from = clock()
+        self._pending = Pending()
+        self._uncounted = Uncounted(clock())
         #: The epoch of each circuit whose first rejection was told.
         self._told: dict[str, int] = {}
         #: The circuits that others may have moved since a change of them was last announced.
@@ -159,13 +154,13 @@ class Backend(abc.ABC):
                 each they would fill the memory while there is no store to tell.
         """
         with self._here().lock:
-            self._count_traffic(view, heir)
+            self._uncounted.add(heir, view.untold())
             views = self._views.get(view.name, [])
             if view in views:
                 views.remove(view)
             if not views:
                 self._views.pop(view.name, None)
-                self._evidence.pop(view.name, None)
+                self._pending.evidence.pop(view.name, None)
                 self._told.pop(view.name, None)
 
     def sync(self) -> None:
@@ -291,19 +286,18 @@ class Backend(abc.ABC):
             return
         with process.lock:
             view.pause_until = 0
-            if len(self._reports) < MAX_REPORTS:
-                self._reports.append(
-                    Report(
-                        view.name,
-                        trial.fence,
-                        trial.token,
-                        policy,
-                        outcome,
-                        error,
-                        self.clock() + asked,
-                        message,
-                    )
+            self._pending.add_report(
+                Report(
+                    view.name,
+                    trial.fence,
+                    trial.token,
+                    policy,
+                    outcome,
+                    error,
+                    self.clock() + asked,
+                    message,
                 )
+            )
         self._flush(process, self._patience())
 
     @operation
@@ -391,7 +385,7 @@ class Backend(abc.ABC):
             fresh = self._new_process()
             heir = process.heirs.setdefault(fresh.pid, fresh)  # the first thread to come makes it
             if heir is fresh:  # what is pending is the parent's to deliver
-                self._evidence, self._reports, self._unannounced = {}, [], []
+                self._pending, self._unannounced = Pending(), []
             self._process = process = heir
             if heir is fresh:  # and what is counted the parent's to tell of
                 self._take_traffic()
@@ -430,11 +424,7 @@ class Backend(abc.ABC):
             spared=spared,
             last_message=message,
         )
-        kept = self._evidence.get(view.name)
-        if kept is None:
-            self._evidence[view.name] = evidence
-        else:
-            kept.add(evidence, now)
+        self._pending.add(view.name, evidence, now)
 
     def _keep_contributions(self) -> None:
         """Keep what the others wait for: the calls of circuits that somebody has failed on."""
@@ -465,26 +455,15 @@ class Backend(abc.ABC):
             raise
         except (StoreBusy, StoreLost):
             with self._here().lock:
-                for name, counts in taken.items():
-                    self._traffic[name] = plus(self._traffic.get(name, NOTHING), counts)
-                self._counted_from -= age
+                self._uncounted.put_back(taken, age)
             raise
 
     def _take_traffic(self) -> tuple[dict[str, Counts], int]:
         with self._here().lock:
             for views in self._views.values():
                 for view in views:
-                    self._count_traffic(view, view.name)
-            taken, self._traffic = self._traffic, {}
-            now = self.clock()
-            age, self._counted_from = max(0, now - self._counted_from), now
-        return taken, age
-
-    def _count_traffic(self, view: View, name: str) -> None:
-        """Keep what a view has counted; under the lock. Also before a view is let go of."""
-        new = view.untold()
-        if any(new):
-            self._traffic[name] = plus(self._traffic.get(name, NOTHING), new)
+                    self._uncounted.add(view.name, view.untold())
+            return self._uncounted.take(self.clock())
 
     def _open_alone(self) -> tuple[str, ...]:
         """The circuits that are open in this process alone, while the store says otherwise."""
@@ -514,7 +493,7 @@ class Backend(abc.ABC):
             patience: seconds to wait for other processes.
             insist: also when the store was busy a moment ago; not for callers.
         """
-        while (self._evidence or self._reports) and (insist or self._may_write(process)):
+        while self._pending and (insist or self._may_write(process)):
             with process.writing.taken(inf if self.queues else 0) as mine:
                 if not mine:
                     return
@@ -529,24 +508,14 @@ class Backend(abc.ABC):
 
     def _flush_once(self, process: Process, patience: float) -> Changes | None:
         with process.lock:
-            names = list(islice(self._evidence, self.batch))
-            evidence = {name: self._evidence.pop(name) for name in names}
-            reports = self._reports[: self.batch]
-            self._reports = self._reports[len(reports) :]
+            evidence, reports = self._pending.take(self.batch)
         try:
             return self._deliver(evidence, reports, patience)
         except (StoreBusy, StoreLost) as error:
             if isinstance(error, StoreUnsure):
                 evidence = {}  # to count it twice would be worse; reports count once anyway
-            now = self.clock()
             with process.lock:
-                for name, newer in self._evidence.items():
-                    if name in evidence:
-                        evidence[name].add(newer, now)
-                    else:
-                        evidence[name] = newer
-                self._evidence = evidence
-                self._reports = [*reports, *self._reports][:MAX_REPORTS]
+                self._pending.put_back(evidence, reports, self.clock())
             return None
 
     def _patience(self) -> float:

@@ -78,7 +78,7 @@ class MemoryBackend(TransactionalBackend):
 
     def touch(self) -> None:
         """Put what was counted where it belongs, if it is time to."""
-        if self.clock() >= self._counted_from + micros(self.stats_interval):
+        if self.clock() >= self._uncounted.since + micros(self.stats_interval):
             self.publish()
 
     def publish(self) -> None:

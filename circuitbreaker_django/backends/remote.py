@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Final, TypeVar
 from circuitbreaker_django.backends import host, lifetime
 from circuitbreaker_django.backends.base import (
     COMMAND_PATIENCE,
-    MAX_REPORTS,
     PAUSE,
     Clock,
     monotonic,
@@ -113,15 +112,15 @@ class RemoteBackend(PermitsAhead):
         """Let operators know of a breaker; told to the store at the first use of any."""
         process = self._here()
         with process.lock:
-            self._declared[declaration.name] = process.undeclared[declaration.name] = declaration
-            process.publish_at = 0.0
+            self._declared[declaration.name] = declaration
+            process.publishing.declare(declaration)
 
     @operation
     def publish(self) -> None:
         """Tell operators of this process and of what it has counted, now. Never raises."""
         self.sync()
         process = self._here()
-        process.stats_at = 0.0
+        process.publishing.stats_at = 0.0
         try:
             self._do(process, lambda store: self._publish(process, store), COMMAND_PATIENCE)
         except (StoreBusy, StoreLost):
@@ -235,7 +234,7 @@ class RemoteBackend(PermitsAhead):
     def _flush(self, process: Process, patience: float, *, insist: bool = False) -> None:
         assert isinstance(process, RemoteProcess)
         if process.alive.is_set():
-            process.call_writer(urgent=bool(self._reports))
+            process.call_writer(urgent=bool(self._pending.reports))
         elif insist or time.monotonic() >= process.flushed_at + self.turn_every:
             process.flushed_at = time.monotonic()
             super()._flush(process, patience, insist=insist)
@@ -274,8 +273,7 @@ class RemoteBackend(PermitsAhead):
         """Give back a permit that may have been granted, and spare the next callers the wait."""
         with process.lock:
             process.ask_at = time.monotonic() + PAUSE
-            if len(self._reports) < MAX_REPORTS:
-                self._reports.append(report)
+            self._pending.add_report(report)
         process.call_writer(urgent=True)
 
     def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:

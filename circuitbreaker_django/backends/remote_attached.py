@@ -11,7 +11,6 @@ from dataclasses import replace
 from math import inf
 from typing import Final, TypeVar
 
-from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.base import (
     COMMAND_PATIENCE,
     PERMIT_PATIENCE,
@@ -20,7 +19,7 @@ from circuitbreaker_django.backends.base import (
     operation,
 )
 from circuitbreaker_django.backends.process import Process, on_event_loop
-from circuitbreaker_django.backends.published import CLEAN_EVERY, DECLARE_EVERY, PUBLISH_EVERY
+from circuitbreaker_django.backends.published import CLEAN_EVERY
 from circuitbreaker_django.backends.remote_process import (
     FLUSH_EVERY,
     TICK,
@@ -35,7 +34,6 @@ from circuitbreaker_django.backends.store import (
     Declaration,
     Fence,
     NoStore,
-    ProcessInfo,
     StoreBusy,
     StoreLost,
 )
@@ -205,7 +203,7 @@ class ServedBackend(Backend):
             process.first.set()
         self._give_back_permits(process)
         self._keep_contributions()
-        if self._evidence:
+        if self._pending.evidence:
             process.call_writer(urgent=False)
 
     @operation
@@ -228,7 +226,7 @@ class ServedBackend(Backend):
         whole = process.resync or time.monotonic() >= process.resync_at
         if not process.attached or not self._look(process, store, whole=whole):
             self._open(process, store, create=not self.observer)  # it is new, or has lost all
-        if self._is_publishing_due(process):
+        if not self.observer and process.publishing.is_due(self._open_alone(), self.stats_interval):
             self._publish(process, store)
         if not self.observer and time.monotonic() >= process.clean_at:
             process.clean_at = time.monotonic() + CLEAN_EVERY * random.uniform(0.8, 1.2)
@@ -311,6 +309,8 @@ class ServedBackend(Backend):
     def _take(self, fence: Fence, rows: Mapping[str, Circuit]) -> None:
         """Believe what the store says; all of it, when it is another store than before (rule 1)."""
         incarnation, floor = fence
+        if incarnation != self._incarnation:
+            self._here().publishing.begin_anew()
         if fence != (self._incarnation, self._floor):
             self._incarnation, self._floor, self._rows = incarnation, floor, dict(rows)
             changed = list(self._views)
@@ -348,45 +348,14 @@ class ServedBackend(Backend):
 
     def _publish(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Tell operators of this process, its code and its calls (rule 23)."""
-        now = time.monotonic()
-        again = now >= process.declare_at
-        tell = self.stats_interval > 0 and now >= process.stats_at
-        with process.lock:  # what is declared from here on is for the next time
-            process.publish_at = now + PUBLISH_EVERY
-            news, process.undeclared = process.undeclared, {}
-            declared = list((self._declared if again else news).values())
-        if again:
-            process.declare_at = now + DECLARE_EVERY
-        if tell:
-            process.stats_at = now + self.stats_interval
-        info = ProcessInfo(
-            host.host_name(),
-            process.pid,
-            host.process_kind(),
-            process.started,
-            self.digest,
-            host.pid_space(),
-            self._open_alone(),
-        )
-        try:
-            with self._telling(tell) as counted:
-                seen = store.publish(process.id, info, declared, counted)
-        except (StoreBusy, StoreLost):
-            with process.lock:
-                process.publish_at = process.stats_at = 0.0
-                process.undeclared = {**news, **process.undeclared}
-            if again:
-                process.declare_at = 0.0
-            raise
+        publishing = process.publishing
+        info = publishing.info(process.pid, self.digest, self._open_alone())
+        with (
+            publishing.telling(info, self._declared, self.stats_interval) as (declared, stats),
+            self._telling(stats) as counted,
+        ):
+            seen = store.publish(process.id, info, declared, counted)
         self._hear(process, seen.now)
-        process.alone = info.alone
-
-    def _is_publishing_due(self, process: RemoteProcess) -> bool:
-        now = time.monotonic()
-        if self.observer:
-            return False
-        stats = self.stats_interval > 0 and now >= process.stats_at
-        return now >= process.publish_at or stats or process.alone != self._open_alone()
 
     def _leave(self, store: RemoteStore) -> None:
         """Deliver what is pending, and tell operators that this process is gone."""
@@ -394,7 +363,7 @@ class ServedBackend(Backend):
         if process.attached:
             self._flush_all(process)
             if not self.observer:
-                process.stats_at = 0.0
+                process.publishing.stats_at = 0.0
                 self._publish(process, store)
                 store.withdraw(process.id)
 
@@ -427,7 +396,7 @@ class ServedBackend(Backend):
 
     def _flush_all(self, process: RemoteProcess) -> None:
         """Bring to the store what is pending; by the one thread that does so."""
-        while self._evidence or self._reports:
+        while self._pending:
             changes = self._flush_once(process, THREAD_PATIENCE)
             if changes is None:
                 return

@@ -109,6 +109,6 @@ class PermitsAhead(ServedBackend):
             for view, asked in list(process.asked.items()):
                 if now >= asked.good_until and asked.answer.done():
                     del process.asked[view]
-                    self._reports.append(asked.report)
-        if self._reports:
+                    self._pending.add_report(asked.report)
+        if self._pending.reports:
             process.call_writer(urgent=True)

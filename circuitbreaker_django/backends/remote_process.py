@@ -19,8 +19,9 @@ from typing import Any, Final, Protocol, TypeVar
 
 from circuitbreaker_django.backends.holds import LostHolds
 from circuitbreaker_django.backends.process import Process, Turn
+from circuitbreaker_django.backends.publishing import Publishing
 from circuitbreaker_django.backends.remote_store import RemoteStore
-from circuitbreaker_django.backends.store import Declaration, Report, StoreBusy, StoreUnsure
+from circuitbreaker_django.backends.store import Report, StoreBusy, StoreUnsure
 from circuitbreaker_django.core.circuit import Grant
 from circuitbreaker_django.core.view import View
 
@@ -83,15 +84,8 @@ class RemoteProcess(Process):
         self.used = False
         self.first_until: float | None = None
         self.first = threading.Event()
-        self.started = time.time()
-        self.publish_at = 0.0
-        self.declare_at = 0.0
-        self.stats_at = 0.0
+        self.publishing = Publishing(self.lock)
         self.clean_at = time.monotonic() + TICK
-        #: What was declared since the last publication.
-        self.undeclared: dict[str, Declaration] = {}
-        #: What it has told to be open here alone.
-        self.alone: tuple[str, ...] = ()
         #: Before this time no caller asks the store, for it did not answer in time.
         self.ask_at = 0.0
         #: Permits on their way to event loops, by the view that they are for.

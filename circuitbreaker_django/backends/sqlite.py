@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
-from circuitbreaker_django.backends import host, lifetime
+from circuitbreaker_django.backends import lifetime
 from circuitbreaker_django.backends.base import COMMAND_PATIENCE, Clock, monotonic, operation
 from circuitbreaker_django.backends.doorbell import is_clean
 from circuitbreaker_django.backends.place import place_for
-from circuitbreaker_django.backends.published import CLEAN_EVERY, DECLARE_EVERY, PUBLISH_EVERY
+from circuitbreaker_django.backends.published import CLEAN_EVERY
 from circuitbreaker_django.backends.sqlite_attached import AttachedBackend
 from circuitbreaker_django.backends.sqlite_file import SQLiteFile
 from circuitbreaker_django.backends.sqlite_process import TICK, SQLiteProcess
@@ -37,7 +37,6 @@ from circuitbreaker_django.backends.store import (
     NoStore,
     Order,
     Overview,
-    ProcessInfo,
     Stats,
     StoreBusy,
     StoreLost,
@@ -109,7 +108,7 @@ class SQLiteBackend(AttachedBackend):
     def count(self, view: View, epoch: int, policy: Policy, **call: Any) -> None:
         """A call that was admitted under ``epoch`` has ended, and is to be counted."""
         super().count(view, epoch, policy, **call)
-        if view.is_open_alone and view.name not in self._here().alone:
+        if view.is_open_alone and view.name not in self._here().publishing.alone:
             self._here().call_keeper()  # operators are to know at once
         self.touch()
 
@@ -129,15 +128,15 @@ class SQLiteBackend(AttachedBackend):
         """Let operators know of a breaker; told to the store at the first use of any."""
         process = self._here()
         with process.lock:
-            self._declared[declaration.name] = process.undeclared[declaration.name] = declaration
-            process.publish_at = 0.0
+            self._declared[declaration.name] = declaration
+            process.publishing.declare(declaration)
 
     @operation
     def publish(self) -> None:
         """Tell operators of this process and of what it has counted, now. Never raises."""
         self.sync()
         process = self._here()
-        process.publish_at = process.stats_at = 0.0
+        process.publishing.publish_at = process.publishing.stats_at = 0.0
         self._publish(process, HOUSEKEEPING_PATIENCE)
 
     @operation
@@ -299,49 +298,28 @@ class SQLiteBackend(AttachedBackend):
 
     def _publish(self, process: SQLiteProcess, patience: float) -> None:
         """Tell operators that this process is there, and what its code declares (rule 23)."""
-        file, now = process.file, time.monotonic()
+        file, publishing = process.file, process.publishing
         if self.observer or file is None:
             return
         alone = self._open_alone()
-        stats = self.stats_interval > 0 and now >= process.stats_at
         # A store that was busy is written to even so, to find out whether it still is.
         busy = process.busy_since is not None
-        if not (now >= process.publish_at or stats or busy or alone != process.alone):
+        if not (busy or publishing.is_due(alone, self.stats_interval)):
             return
-        info = ProcessInfo(
-            host.host_name(),
-            process.pid,
-            host.process_kind(),
-            process.started,
-            self.digest,
-            host.pid_space(),
-            alone,
-        )
-        again = now >= process.declare_at
-        news: dict[str, Declaration] = {}
+        info = publishing.info(process.pid, self.digest, alone)
         try:
             with process.writing.taken(patience) as mine:
                 if not mine:
                     return
-                with process.lock:  # what is declared from here on is for the next time
-                    process.publish_at = now + PUBLISH_EVERY
-                    news, process.undeclared = process.undeclared, {}
-                    declared = list((self._declared if again else news).values())
-                if again:
-                    process.declare_at = now + DECLARE_EVERY
-                if stats:
-                    process.stats_at = now + self.stats_interval
-                with self._telling(stats) as told, self._writing(process, file, patience) as writer:
-                    publish(writer, process.id, info, declared, self.clock())
+                with (
+                    publishing.telling(info, self._declared, self.stats_interval) as (news, stats),
+                    self._telling(stats) as told,
+                    self._writing(process, file, patience) as writer,
+                ):
+                    publish(writer, process.id, info, news, self.clock())
                     keep_traffic(writer, *told, self.clock())
                     file.commit(ring=False)
-                process.alone = alone
         except (StoreBusy, StoreLost):
-            with process.lock:
-                process.publish_at = process.stats_at = 0.0
-                process.undeclared = {**news, **process.undeclared}
-            if again:
-                process.declare_at = 0.0
             return
         self._flush(process, self._patience())
 

@@ -134,7 +134,7 @@ class AttachedBackend(TransactionalBackend):
             raise
         with process.lock:
             process.file, process.bad = file, None
-            process.publish_at = process.declare_at = process.stats_at = 0.0
+            process.publishing.begin_anew()
             process.busy_since, process.write_at, process.resync = None, 0.0, False
             self._take(process, file, meta, rows)
             if not process.tried:

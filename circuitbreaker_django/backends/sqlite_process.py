@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 from circuitbreaker_django.backends.holds import LostHolds
 from circuitbreaker_django.backends.process import Process, Turn
+from circuitbreaker_django.backends.publishing import Publishing
 from circuitbreaker_django.backends.sqlite_file import Inode, SQLiteFile
-from circuitbreaker_django.backends.store import Declaration
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -45,18 +45,11 @@ class SQLiteProcess(Process):
         self.tried = False
         #: Whether all rows are to be read again.
         self.resync = False
-        self.started = time.time()
+        self.publishing = Publishing(self.lock)
         # When things were done last, or may be done again, by the process's own clock.
         self.write_at = 0.0
         self.busy_since: float | None = None
         self.ticked_at = 0.0
-        self.publish_at = 0.0
-        self.declare_at = 0.0
-        self.stats_at = 0.0
-        #: What it has told to be open here alone.
-        self.alone: tuple[str, ...] = ()
-        #: What was declared since the last publication.
-        self.undeclared: dict[str, Declaration] = {}
         self.clean_at = 0.0
         #: Holds to put back into a store that has lost them.
         self.holds = LostHolds()

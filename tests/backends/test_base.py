@@ -12,8 +12,8 @@ import pytest
 
 from circuitbreaker_django import CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import base
-from circuitbreaker_django.backends.base import MAX_REPORTS
 from circuitbreaker_django.backends.memory import MemoryBackend
+from circuitbreaker_django.backends.pending import MAX_REPORTS
 from circuitbreaker_django.backends.process import Process, Turn, on_event_loop
 from circuitbreaker_django.backends.store import Changes, StoreBusy, StoreLost
 from circuitbreaker_django.core.errors import CircuitBackendError
@@ -66,9 +66,11 @@ def test_all_that_is_kept_of_a_breaker_goes_with_its_last_view(backend, make):
     backend.error = StoreLost("away")
     failing(first)
     backend.drop_view(first.view, "")
-    assert set(backend._views) == set(backend._evidence) == set(backend._told) == {"payments"}
+    assert (
+        set(backend._views) == set(backend._pending.evidence) == set(backend._told) == {"payments"}
+    )
     backend.drop_view(second.view, "")
-    assert backend._views == backend._evidence == backend._told == {}
+    assert backend._views == backend._pending.evidence == backend._told == {}
 
 
 def test_what_a_dropped_breaker_has_counted_is_told_as_of_its_heir(backend, make):
@@ -78,7 +80,7 @@ def test_what_a_dropped_breaker_has_counted_is_told_as_of_its_heir(backend, make
         failing(breaker)
         backend.drop_view(breaker.view, "tenant")
         backend.drop_view(breaker.view, "tenant")
-    assert list(backend._traffic) == ["tenant"]
+    assert list(backend._uncounted.counts) == ["tenant"]
     stats = backend.stats()["tenant"].last_hour
     assert (stats.calls, stats.failures) == (4, 2)
 
@@ -138,7 +140,7 @@ def test_the_failures_of_an_outage_are_one_entry_and_the_newest(backend, make, c
     for _ in range(50):
         backend._keep(breaker.view, breaker.policy, clock(), (clock(),), "Down")
         clock.advance(1)
-    kept = backend._evidence["payments"]
+    kept = backend._pending.evidence["payments"]
     assert len(kept.times) == 3
     assert kept.times[-1] == clock() - 1_000_000
 
@@ -158,8 +160,8 @@ def test_failures_that_came_while_others_were_refused_are_merged(backend, breake
     other = type(breaker)("other", backend=backend)
     backend._transaction = refuse
     backend._flush(process, 0)
-    assert len(backend._evidence["payments"].times) == 2
-    assert backend._evidence["other"].last_error == "Other"
+    assert len(backend._pending.evidence["payments"].times) == 2
+    assert backend._pending.evidence["other"].last_error == "Other"
 
 
 def test_a_message_goes_with_its_class(backend, breaker, clock):
@@ -168,7 +170,7 @@ def test_a_message_goes_with_its_class(backend, breaker, clock):
 
     keep("Old", "of the old", (clock(),))
     keep("New", "", (clock(),))
-    kept = backend._evidence["payments"]
+    kept = backend._pending.evidence["payments"]
     assert (kept.last_error, kept.last_message) == ("New", "")
     keep("", "", ())
     keep("Newer", "of the newer", (clock(),))
@@ -192,8 +194,8 @@ def test_failures_of_a_new_epoch_replace_those_that_were_refused(backend, breake
 
     backend._transaction = refuse
     backend._flush(process, 0)
-    assert backend._evidence["payments"].last_error == "New"
-    assert len(backend._evidence["payments"].times) == 1
+    assert backend._pending.evidence["payments"].last_error == "New"
+    assert len(backend._pending.evidence["payments"].times) == 1
 
 
 def test_reports_are_kept_in_order_and_bounded(backend, breaker, clock):
@@ -204,11 +206,11 @@ def test_reports_are_kept_in_order_and_bounded(backend, breaker, clock):
     for _ in range(MAX_REPORTS + 10):
         trial.live = True
         backend.finish(trial, POLICY, Outcome.SUCCESS, "")
-    assert len(backend._reports) == MAX_REPORTS
+    assert len(backend._pending.reports) == MAX_REPORTS
     backend.error = None
     backend._flush(backend._here(), 0)
     assert breaker.state is CircuitState.CLOSED
-    assert backend._reports == []
+    assert backend._pending.reports == []
 
 
 def test_a_process_without_its_store_runs_one_trial_of_its_own_later_than_others(
@@ -363,12 +365,12 @@ def test_what_was_left_while_a_trial_was_asked_for_is_delivered(clock, make, mon
         thread = threading.Thread(target=failing, args=(other,))
         thread.start()
         thread.join(10)
-        assert backend._evidence
+        assert backend._pending.evidence
         return acquire(*args)
 
     monkeypatch.setattr(backend, "_acquire", slow)
     assert isinstance(breaker.enter(), Trial)
-    assert not backend._evidence
+    assert not backend._pending.evidence
     assert backend.overview().circuits["other"].failures
 
 
@@ -436,7 +438,7 @@ def test_what_is_pending_is_the_parents_to_deliver(backend, breaker, forked):
     forked()
     backend.error = None
     backend._here()
-    assert backend._evidence == {}
+    assert backend._pending.evidence == {}
 
 
 def test_a_trial_is_the_parents_to_report(backend, breaker, clock, forked):

@@ -161,7 +161,7 @@ def test_a_stale_batch_is_dropped(ours, join):
     incarnation, epoch = fence_of(ours)
     for fence in ((incarnation, epoch - 1), (incarnation + 1, epoch)):
         backend._keep(ours.view, POLICY, backend.clock(), (backend.clock(),), "Down")
-        backend._evidence["payments"].fence = fence
+        backend._pending.evidence["payments"].fence = fence
         backend._flush(backend._here(), 1)
     assert len(backend.overview().circuits["payments"].failures) == 1
 

@@ -461,6 +461,6 @@ def test_evidence_that_may_have_been_counted_is_not_counted_twice(live, proxy):
     failing(far)
     until(lambda: is_lost(far))
     proxy.fault = None
-    until(lambda: is_back(far) and not far.backend._evidence)
+    until(lambda: is_back(far) and not far.backend._pending.evidence)
     far.backend.publish()  # which the writer does after all that it had to do
     assert len(near.backend.overview().circuits["payments"].failures) == 1

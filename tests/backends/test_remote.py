@@ -16,7 +16,7 @@ import pytest
 
 from circuitbreaker_django import CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import remote_process
-from circuitbreaker_django.backends.base import MAX_REPORTS
+from circuitbreaker_django.backends.pending import MAX_REPORTS
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.remote_process import RemoteProcess
 from circuitbreaker_django.backends.remote_store import RemoteStore
@@ -194,7 +194,7 @@ def test_a_delivery_that_came_too_late_is_made_again(member, breaker, monkeypatc
     deliver = RedisStore.deliver
     monkeypatch.setattr(RedisStore, "deliver", raising(StoreBusy("late")))
     failing(breaker)
-    assert member._evidence
+    assert member._pending.evidence
     monkeypatch.setattr(RedisStore, "deliver", deliver)
     failing(breaker)
     assert breaker.state is CircuitState.OPEN
@@ -236,13 +236,13 @@ def test_a_permit_that_may_have_been_granted_is_given_back(member, breaker, monk
     monkeypatch.setattr(RedisStore, "acquire", raising(StoreUnsure("silence")))
     with pytest.raises(CircuitOpenError):
         breaker.call(ok)
-    (report,) = member._reports
+    (report,) = member._pending.reports
     assert (report.name, report.outcome) == ("payments", Outcome.IGNORED)
-    member._reports *= MAX_REPORTS
+    member._pending.reports *= MAX_REPORTS
     fence = (member._incarnation, 1)
     member._release(member._here(), Report("x", fence, "t", POLICY, Outcome.IGNORED, ""))
-    assert len(member._reports) == MAX_REPORTS
-    member._reports.clear()
+    assert len(member._pending.reports) == MAX_REPORTS
+    member._pending.reports.clear()
 
 
 def test_callers_are_spared_a_store_that_was_too_slow(member, breaker, monkeypatch, clock):
@@ -265,10 +265,21 @@ def test_a_publication_that_fails_is_made_again(member, monkeypatch):
     member.declare(Declaration("payments", {}, "here"))
     publish = RedisStore.publish
     monkeypatch.setattr(RedisStore, "publish", raising(StoreBusy("busy")))
-    member._here().declare_at = 0.0
+    member._here().publishing.declare_at = 0.0
     member.publish()
     monkeypatch.setattr(RedisStore, "publish", publish)
     member.publish()
+    assert set(member.overview().declarations) == {"payments"}
+
+
+def test_a_store_that_has_lost_everything_is_told_again_what_is_declared(member, redis_server):
+    member.declare(Declaration("payments", {}, "here"))
+    member.publish()
+    with closing(redis_server.client()) as client:
+        client.flushall()
+    for _ in range(2):  # it is found out in the first round
+        member._here().turn_at = 0.0
+        member.touch()
     assert set(member.overview().declarations) == {"payments"}
 
 

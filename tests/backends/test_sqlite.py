@@ -1173,10 +1173,10 @@ def test_a_new_store_is_told_all_again(breaker, other):
 def test_publishing_gives_way_to_who_writes(breaker, later):
     breaker.call(ok)
     later(6)
-    due = process_of(breaker).publish_at
+    due = process_of(breaker).publishing.publish_at
     with process_of(breaker).writing.taken(0):
         tick(breaker)
-    assert process_of(breaker).publish_at == due
+    assert process_of(breaker).publishing.publish_at == due
 
 
 def test_a_withdrawal_from_a_busy_store_is_left_to_time(breaker, stranger):
@@ -1428,9 +1428,9 @@ def test_what_is_declared_during_a_publication_is_told_by_the_next(breaker, monk
 
     with monkeypatch.context() as patch:
         patch.setattr("circuitbreaker_django.backends.sqlite.publish", meanwhile)
-        process_of(breaker).publish_at = process_of(breaker).declare_at = 0.0
+        process_of(breaker).publishing.publish_at = process_of(breaker).publishing.declare_at = 0.0
         tick(breaker)
-    process_of(breaker).publish_at = 0.0
+    process_of(breaker).publishing.publish_at = 0.0
     tick(breaker)
     assert "late" in backend.overview().declarations
 
@@ -1439,7 +1439,7 @@ def test_a_publication_that_fails_is_made_up_for(breaker, monkeypatch):
     breaker.call(ok)
     process = process_of(breaker)
     breaker.backend.declare(Declaration("late", {}, "here"))
-    process.declare_at = 0.0
+    process.publishing.declare_at = 0.0
 
     def busy(*args):
         raise StoreBusy("busy")
@@ -1447,13 +1447,13 @@ def test_a_publication_that_fails_is_made_up_for(breaker, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("circuitbreaker_django.backends.sqlite.publish", busy)
         tick(breaker)
-    assert (process.publish_at, process.declare_at) == (0.0, 0.0)
+    assert (process.publishing.publish_at, process.publishing.declare_at) == (0.0, 0.0)
     breaker.backend.declare(Declaration("later", {}, "here"))
-    process.declare_at = math.inf
+    process.publishing.declare_at = math.inf
     with monkeypatch.context() as patch:
         patch.setattr("circuitbreaker_django.backends.sqlite.publish", busy)
         tick(breaker)
-    assert (process.publish_at, process.declare_at) == (0.0, math.inf)
+    assert (process.publishing.publish_at, process.publishing.declare_at) == (0.0, math.inf)
     tick(breaker)
     assert set(breaker.backend.overview().declarations) == {"late", "later"}
 
@@ -1625,7 +1625,7 @@ def test_what_opens_here_alone_is_told_at_once(sqlite, make, other):
     breaker = make(sqlite(threads=True), quorum=2)
     breaker.call(ok)
     process = process_of(breaker)
-    process.publish_at = process.stats_at = math.inf
+    process.publishing.publish_at = process.publishing.stats_at = math.inf
     failing(breaker)
     failing(breaker)
 

@@ -131,7 +131,7 @@ class Worker:
         count = late = 0
         while self.fail() == "failed":
             count += 1
-            late += bool(self.backend._evidence)
+            late += bool(self.backend._pending.evidence)
             time.sleep(0.003)
         return count, late
 

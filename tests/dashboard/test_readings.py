@@ -46,7 +46,7 @@ def test_every_registry_is_read(settings, worker, location):
 
 def test_with_a_store_and_workers_there_is_nothing_to_say(worker):
     worker.backend.digest = registries["default"].config.digest()
-    worker.backend._here().publish_at = 0
+    worker.backend._here().publishing.publish_at = 0
     worker.backend._publish(worker.backend._here(), 1)
     assert levels_and_texts() == []
 
