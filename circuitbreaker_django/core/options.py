@@ -73,7 +73,7 @@ def make_policy(options: Mapping[str, Any]) -> Policy:
     """Only the policy; what was made once of the same numbers is not made again.
 
     Raises:
-        TypeError, ValueError: a bad value; the message names it.
+        TypeError, ValueError: a bad value.
     """
     # The types too, for 1, 1.0 and True are equal, and not all of them are a count.
     numbers = [(key, value, type(value)) for key, value in options.items() if key in POLICY_FIELDS]

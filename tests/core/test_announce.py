@@ -47,6 +47,16 @@ def log_event(name, event):
             logging.DEBUG,
             "circuit pay is half-open: first trial",
         ),
+        (
+            Event(2, 0, CLOSED, OPEN, Mode.METRICS_ONLY, "5 failures within 60 s"),
+            logging.WARNING,
+            "circuit pay is open (metrics_only): 5 failures within 60 s",
+        ),
+        (
+            Event(2, 0, OPEN, CLOSED, Mode.DISABLED, "disable", actor="ann"),
+            logging.INFO,
+            "circuit pay is closed (disabled): disable by ann",
+        ),
     ],
 )
 def test_a_transition_is_one_line_of_the_right_level(caplog, event, level, line):

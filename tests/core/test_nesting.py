@@ -125,6 +125,26 @@ def test_what_came_of_a_counted_failure_counts_no_more(breaker, how):
         assert failures(breaker) == number
 
 
+@pytest.mark.parametrize(("later", "failed"), [(99, 1), (100, 2)])
+def test_of_all_that_a_failure_came_of_a_hundred_exceptions_are_looked_at(make, later, failed):
+    breaker = make(failure_threshold=9)
+    inner = breaker(fail)
+
+    def translating() -> None:
+        try:
+            inner()
+        except Down as down:
+            error: Exception = down
+        for _ in range(later):
+            outer = KeyError()
+            outer.__cause__ = error
+            error = outer
+        raise error
+
+    raises(KeyError, breaker(translating))
+    assert breaker.view.failures == failed
+
+
 def test_each_attempt_inside_of_a_call_counts_and_the_call_itself_no_more(breaker):
     inner = breaker(fail)
 

@@ -67,6 +67,19 @@ def test_in_code_a_key_that_is_no_string_is_unknown_too():
         options.make({5: 5})  # type: ignore[dict-item]
 
 
+def test_the_policy_alone_is_made_once_of_the_same_numbers():
+    policy = options.make_policy({"quorum": 2, **JUDGING})
+    assert policy == Policy(quorum=2)
+    assert options.make_policy({"exceptions": [KeyError], "quorum": 2}) is policy
+
+
+@pytest.mark.parametrize("value", [1.0, True])
+def test_the_policy_alone_refuses_what_equals_a_count_and_is_none(value):
+    assert options.make_policy({"quorum": 1}) == Policy()
+    with pytest.raises(TypeError, match="quorum"):
+        options.make_policy({"quorum": value})
+
+
 def test_they_can_be_told_as_plain_values():
     policy, classifier = options.make({"initial_mode": "metrics_only", **JUDGING})
     data = options.as_data(policy, classifier)

@@ -97,6 +97,11 @@ def test_0_failures_are_refused_without_that_advice():
         Policy(failure_threshold=0)
 
 
+def test_1001_of_another_count_are_refused_without_that_advice():
+    with pytest.raises(ValueError, match=r"not 1001$"):
+        Policy(quorum=1001)
+
+
 @pytest.mark.parametrize("make", [Policy, CircuitBreaker])
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("value", [True, False, "5", None, Decimal(5), 1j, [1]])

@@ -58,8 +58,12 @@ class Methods:
 @pytest.mark.parametrize("how", ["decorator", "call"])
 def test_classes_are_refused_and_told_of_method_decorator(make, how):
     breaker = make()
-    with pytest.raises(TypeError, match=r'^Adder is a class: .*method_decorator.*"dispatch"'):
+    with pytest.raises(TypeError) as raised:
         breaker(Adder) if how == "decorator" else breaker.call(Adder)
+    assert str(raised.value) == (
+        "Adder is a class: decorate its methods, or a view class with "
+        '@method_decorator(..., name="dispatch")'
+    )
 
 
 @pytest.mark.parametrize(
