@@ -32,6 +32,7 @@ from circuitbreaker_django.backends.redis_client import Server, from_cache, from
 from circuitbreaker_django.backends.redis_scripts import (
     APPLY,
     CLEAN,
+    DROP,
     LOOK,
     PUBLISH,
     RENEW,
@@ -39,8 +40,10 @@ from circuitbreaker_django.backends.redis_scripts import (
     Script,
     acquire_data,
     as_text,
+    circuits,
     command_data,
-    named_event,
+    named_events,
+    pairs,
     policy_data,
     record_data,
     report_data,
@@ -64,6 +67,7 @@ from circuitbreaker_django.backends.store import (
     StoreBusy,
     StoreLost,
     StoreUnsure,
+    warn_of_dropped,
 )
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
@@ -171,13 +175,21 @@ class RedisStore(RemoteStore):
     # -- reading -----------------------------------------------------------------------------
 
     def look(self, since: int) -> Snapshot:
-        """What has changed after a revision, in pages."""
+        """What has changed after a revision, in pages.
 
-        def look(client: Any) -> Snapshot:
+        It writes nothing, unless there are rows that are no circuits: those it drops.
+        """
+
+        def look(client: Any) -> tuple[Snapshot, list[bytes]]:
             head, rows, more = self._run(client, LOOK, since, PAGE)
-            return snapshot(head, rows, more=bool(more))
+            found, unreadable = circuits(rows)
+            return snapshot(head, found, more=bool(more)), unreadable
 
-        return self._read(look)
+        while True:
+            seen, unreadable = self._read(look)
+            if not unreadable:
+                return seen
+            self._drop(unreadable)
 
     def wait(self, since: int, seconds: float) -> None:
         """Return when there is a newer revision, or when the time is over."""
@@ -186,11 +198,11 @@ class RedisStore(RemoteStore):
 
     def overview(self) -> Overview:
         """Everything, for operators."""
-        circuits: dict[str, Circuit] = {}
+        rows: dict[str, Circuit] = {}
         seen = Snapshot(0, 0, 1, 0, {}, more=True)
         while seen.more:
             seen = self.look(seen.revision)
-            circuits.update(seen.circuits)
+            rows.update(seen.circuits)
         processes, declarations = self._read(
             lambda client: (client.hgetall(self._processes), client.hgetall(self._declarations))
         )
@@ -200,7 +212,7 @@ class RedisStore(RemoteStore):
         declared = [load_declaration(name, texts[name][0]) for name in sorted(texts)]
         return Overview(
             seen.now,
-            circuits,
+            rows,
             {one.name: one for one in declared if one is not None},
             live,
             seen.floor,
@@ -239,7 +251,7 @@ class RedisStore(RemoteStore):
         entries = self._read(
             lambda client: client.xrevrange(self._events, count=min(limit, HISTORY))
         )
-        return now, self._read(lambda client: [named_event(fields) for _, fields in entries])
+        return now, named_events(entries)
 
     @staticmethod
     def _told(texts: Mapping[bytes, bytes], since: int) -> dict[str, tuple[str, int]]:
@@ -307,7 +319,7 @@ class RedisStore(RemoteStore):
 
         def publish(client: Any) -> Snapshot:
             (head,) = self._run(client, PUBLISH, as_text(told))
-            return snapshot(head, ())
+            return snapshot(head, {})
 
         return self._change(publish)
 
@@ -342,19 +354,31 @@ class RedisStore(RemoteStore):
     def _apply(self, operations: list[dict[str, Any]], before: int) -> tuple[Any, Snapshot]:
         asked = {"seed": str(_new_incarnation()), "before": before, "operations": operations}
 
-        def apply(client: Any) -> tuple[Any, Snapshot]:
+        def apply(client: Any) -> tuple[Any, Snapshot] | list[bytes]:
             verdict, *answer = self._run(client, APPLY, as_text(asked))
             if verdict == b"late":
                 raise StoreBusy("the store was slow, and has done nothing")
+            if verdict == b"unreadable":
+                return list(answer[0])
             if verdict == b"conflict":
                 name = answer[0].decode()
                 raise CircuitConflictError(
                     f"nothing was applied: circuit {name!r} has changed meanwhile"
                 )
             head, answer, rows, events = answer
-            return answer, snapshot(head, rows, events)
+            return answer, snapshot(head, circuits(rows)[0], events)
 
-        return self._change(apply)
+        for _ in range(3):
+            done = self._change(apply)
+            if not isinstance(done, list):
+                return done
+            self._drop(done)
+        raise StoreBusy("somebody fills the rows of circuits again and again")
+
+    def _drop(self, unreadable: list[bytes]) -> None:
+        """Drop rows that are no circuits; the others are as they were."""
+        if self._change(lambda client: self._run(client, DROP, *unreadable)):
+            warn_of_dropped(name.decode("utf-8", "replace") for name, _ in pairs(unreadable))
 
     # -- the connection ----------------------------------------------------------------------
 

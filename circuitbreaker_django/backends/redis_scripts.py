@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from circuitbreaker_django.backends.remote_store import Snapshot
 from circuitbreaker_django.backends.store import Evidence, Fence, Report, Stats
@@ -15,6 +15,8 @@ from circuitbreaker_django.core.circuit import MAX_TEXT, Circuit, Command, Event
 from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.record import load_circuit, load_event
 from circuitbreaker_django.core.traffic import MINUTE, QUARTER, Bucket, Counts
+
+T = TypeVar("T")
 
 _FOLDER: Final = Path(__file__).parent / "lua"
 #: What the fields of traffic begin with.
@@ -40,6 +42,7 @@ CLEAN: Final = _script("record", "window", "circuit", "store", "clean")
 PUBLISH: Final = _script("record", "store", "traffic", "publish")
 STATS: Final = _script("record", "store", "traffic", "stats")
 RENEW: Final = _script("record", "store", "renew")
+DROP: Final = _script("record", "store", "drop")
 
 
 # -- what they are told --------------------------------------------------------------------------
@@ -152,26 +155,44 @@ def command_data(name: str, command: Command, policy: Policy, if_lost: bool) -> 
 
 def snapshot(
     head: Sequence[bytes],
-    rows: Iterable[bytes],
+    circuits: Mapping[str, Circuit],
     events: Sequence[bytes] = (),
     more: bool = False,
 ) -> Snapshot:
-    """The head that every answer has, with the rows and events that follow."""
+    """The head that every answer has, with the circuits and events that follow."""
     now, incarnation, floor, revision = head
     return Snapshot(
         now=int(now),
         incarnation=int(incarnation or 0),
         floor=max(1, int(floor)),
         revision=int(revision),
-        circuits=_circuits(rows),
-        events=tuple(_pairs(events, load_event)),
+        circuits=circuits,
+        events=tuple((name.decode(), load_event(text.decode())) for name, text in pairs(events)),
         more=more,
     )
 
 
-def named_event(fields: Mapping[bytes, bytes]) -> tuple[str, Event]:
-    """An entry of the history."""
-    return fields[b"name"].decode(), load_event(fields[b"event"].decode())
+def circuits(rows: Iterable[bytes]) -> tuple[dict[str, Circuit], list[bytes]]:
+    """Circuits by name, and the rows that are none."""
+    found, unreadable = {}, []
+    for name, text in pairs(rows):
+        try:
+            # As in the scripts, for which a text is a row of bytes.
+            found[name.decode()] = load_circuit(text.decode("utf-8", "replace"))
+        except ValueError:
+            unreadable += [name, text]
+    return found, unreadable
+
+
+def named_events(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[tuple[str, Event]]:
+    """The history. What cannot be read of it is left out, for it moves nothing."""
+    found = []
+    for _, fields in entries:
+        try:
+            found.append((fields[b"name"].decode(), load_event(fields[b"event"].decode())))
+        except (KeyError, ValueError):
+            continue
+    return found
 
 
 def stats(
@@ -181,9 +202,10 @@ def stats(
     found: dict[str, dict[int, list[Bucket]]] = {}
     for width, start, fields in buckets:
         counts: dict[str, dict[str, int]] = {}
-        texts = (text.decode() for text in fields)
-        for field, value in zip(texts, texts, strict=True):
-            counts.setdefault(field[1:], {})[_COUNTS[field[:1]]] = int(value)
+        for field, value in pairs(fields):
+            text = field.decode("utf-8", "replace")
+            if text[:1] in _COUNTS and value.isdigit():
+                counts.setdefault(text[1:], {})[_COUNTS[text[:1]]] = int(value)
         for name, counted in counts.items():
             kept = found.setdefault(name, {}).setdefault(int(width), [])
             kept.append(Bucket(int(start), Counts(**counted)))
@@ -193,10 +215,7 @@ def stats(
     }
 
 
-def _circuits(rows: Iterable[bytes]) -> dict[str, Circuit]:
-    return dict(_pairs(rows, load_circuit))
-
-
-def _pairs(flat: Iterable[bytes], load: Any) -> Iterable[tuple[str, Any]]:
-    names = iter(flat)
-    return ((name.decode(), load(text.decode())) for name, text in zip(names, names, strict=True))
+def pairs(flat: Iterable[T]) -> Iterator[tuple[T, T]]:
+    """Names and values, as servers give them: one after the other."""
+    items = iter(flat)
+    return zip(items, items, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from circuitbreaker_django.core.policy import MICROS, Policy, seconds
 from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.traffic import Bucket, Counts
 from circuitbreaker_django.core.window import Slice
+
+logger = logging.getLogger("circuitbreaker_django")
 
 #: Events that a shared store keeps.
 HISTORY: Final = 5000
@@ -220,3 +223,8 @@ class Stats:
     def wall_time(self, bucket: Bucket) -> float:
         """When the bucket begins, in seconds of the wall clock."""
         return self.wall - seconds(self.now - bucket.start)
+
+
+def warn_of_dropped(names: Iterable[str]) -> None:
+    """Say of which circuits the rows could not be read; by whoever has dropped them."""
+    logger.warning("circuits that could not be read are dropped: %s", list(names))

@@ -17,7 +17,7 @@ import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import remote_attached
-from circuitbreaker_django.backends.redis import RedisBackend
+from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import Mode
 from tests.backends.proxy import Proxy
@@ -354,17 +354,109 @@ def test_a_key_of_another_type_is_no_error_for_callers(server, live, lines, key)
     works(ours, theirs)
 
 
-def test_what_is_no_circuit_is_no_error_for_callers(server, live):
-    ours, theirs = live(), live()
-    ours.trip()
+GARBAGE = ["garbage", "{}", "[]", "null", b"\xff", '{"override":' * 2000, '{"epoch": 1e999}']
+
+
+def dropped(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Of which circuits the log says that they were dropped."""
+    return [text for text in caplog.messages if "could not be read" in text]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+def test_a_row_that_is_no_circuit_harms_no_other_and_is_replaced(
+    server, live, lines, caplog, garbage
+):
+    ours, theirs, other = live(), live(), live("search")
+    works(ours, theirs)
+    other.trip(hold=True)
+    with closing(server.client()) as client:
+        client.hset(ours.backend.prefix + "circuits", "payments", garbage)
+    failing(ours)  # of a circuit that is no more, and the next who tells of it finds that
+    until(lambda: dropped(caplog))
+    assert is_open(other)
+    works(ours, theirs)
+    assert lines() == []
+    assert len(dropped(caplog)) == 1
+    assert "payments" in dropped(caplog)[0]
+
+
+def test_a_command_to_a_row_that_is_no_circuit_is_obeyed(server, live, lines):
+    ours, other = live(), live("search")
+    other.trip()
     with closing(server.client()) as client:
         client.hset(ours.backend.prefix + "circuits", "payments", "garbage")
-        with pytest.raises(CircuitBackendError):
-            ours.reset()
-        assert is_open(ours)
-        client.hdel(ours.backend.prefix + "circuits", "payments")
-    until(lambda: is_back(ours, theirs))
+        ours.trip(hold=True)
+        client.hset(ours.backend.prefix + "circuits", "payments", "garbage")
+        until(lambda: is_open(ours))
+        ours.reset()
+    assert is_closed(ours)
+    assert is_open(other)
+    assert lines() == []
+
+
+def test_who_reads_everything_anew_drops_what_is_no_circuit(server, live, lines, caplog):
+    ours, theirs, other = live(), live(), live("search")
     works(ours, theirs)
+    other.trip(hold=True)
+    with closing(server.client()) as client:
+        for name in ("payments", b"\xff", "by another hand"):
+            client.hset(ours.backend.prefix + "circuits", name, "garbage")
+            client.zadd(ours.backend.prefix + "changes", {name: 1})
+        ours.backend._here().resync = True
+        until(lambda: client.hlen(ours.backend.prefix + "circuits") == 2)  # the hold, and the mark
+    works(ours, theirs)
+    assert is_open(other)
+    assert lines() == []
+    assert len(dropped(caplog)) == 1
+
+
+def test_what_is_filled_with_garbage_again_and_again_costs_a_command_and_nothing_else(
+    server, live, monkeypatch
+):
+    ours = live()
+    with closing(server.client()) as client:
+
+        def fill(unreadable: list[bytes]) -> None:
+            client.hset(ours.backend.prefix + "circuits", "payments", "garbage")
+
+        fill([])
+        monkeypatch.setattr(RedisStore, "_drop", lambda self, unreadable: fill(unreadable))
+        with pytest.raises(CircuitBackendError, match="again and again"):
+            ours.trip()
+    assert is_back(ours)
+    assert ours.call(ok) == "ok"
+
+
+def test_garbage_in_the_history_is_left_out(server, live, lines):
+    ours = live()
+    ours.trip()
+    with closing(server.client()) as client:
+        for fields in ({"name": "payments", "event": "garbage"}, {"of": "somebody else"}):
+            client.xadd(ours.backend.prefix + "events", fields)
+    ours.reset()
+    assert [event.after.value for _, event in ours.backend.events()] == ["closed", "open"]
+    assert lines() == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_garbage_in_what_was_counted_is_passed_over_and_replaced(server, live, lines, whole):
+    ours, other = live(), live("search")
+    ours.backend.publish()
+    other.backend.publish()
+    with closing(server.client()) as client:
+        for key in client.keys(ours.backend.prefix + "traffic:*"):
+            if whole:
+                client.delete(key)
+                client.rpush(key, "of somebody else")
+            else:
+                client.hset(key, mapping={"cpayments": "garbage", "?": "1", b"\xff": "1"})
+        kept = ours.backend.stats()
+        assert "payments" not in kept
+        assert ("search" in kept) != whole
+        ours.call(ok)
+        ours.backend.publish()
+    assert ours.backend.stats()["payments"].last_hour.calls == 1
+    assert lines() == []
 
 
 def test_scripts_that_the_server_has_forgotten_are_told_again(server, live):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -44,6 +43,7 @@ from circuitbreaker_django.backends.store import (
     Stats,
     StoreBusy,
     StoreLost,
+    warn_of_dropped,
 )
 from circuitbreaker_django.backends.transactional import Transaction
 from circuitbreaker_django.core import circuit as core
@@ -54,8 +54,6 @@ from circuitbreaker_django.core.record import dump_circuit, dump_event, load_cir
 from circuitbreaker_django.core.traffic import KEPT, MINUTE, QUARTER, Bucket, Counts
 
 T = TypeVar("T")
-
-logger = logging.getLogger("circuitbreaker_django")
 
 #: Seconds between two looks for news.
 POLL_EVERY: Final = 0.5
@@ -364,7 +362,7 @@ class DatabaseStore(RemoteStore):
     def _drop(self, cursor: DatabaseCursor, names: list[str]) -> None:
         """Drop circuits; the floor is raised, so that nobody takes the next ones for older."""
         if names:
-            logger.warning("circuits that could not be read are dropped: %s", names)
+            warn_of_dropped(names)
             cursor.run(sql.DROP_CIRCUITS, self.namespace, names)
             cursor.run(sql.RAISE_FLOOR, 0, self._now, self.namespace)
 

@@ -1,5 +1,6 @@
 -- All that changes circuits. ARGV[2] says as JSON what to do: `operations`, all or none, not after
--- the time `before`; and `seed`, the incarnation of a store that is made for this.
+-- the time `before`; and `seed`, the incarnation of a store that is made for this. Nothing is done
+-- where a row is no circuit: that is to be dropped first.
 
 local asked = cjson.decode(ARGV[2])
 if asked.before and now > asked.before then
@@ -64,16 +65,23 @@ function apply.command(one)
   end
   local after, event = circuit.command(before, one, one.policy, now)
   if not after then
-    answer = { 'conflict', one.name }
     return true
   end
   store.write(one.name, after, event)
 end
 
+local conflict
 for _, one in ipairs(asked.operations) do
   if apply[one.operation](one) then
-    return { 'conflict', one.name }
+    conflict = one.name
+    break
   end
+end
+if #unreadable > 0 then
+  return { 'unreadable', unreadable }
+end
+if conflict then
+  return { 'conflict', conflict }
 end
 local rows, events = store.save()
 return { 'done', store.head(), answer, rows, events }

@@ -1,5 +1,4 @@
--- Drop rows on which nothing counts, and declarations, as the JSON text ARGV[2] names them. The floor
--- is raised first, and in any case: by that the others hear that they are to forget rows (rule 2).
+-- Drop rows on which nothing counts, and declarations, as the JSON text ARGV[2] names them.
 
 local told = cjson.decode(ARGV[2])
 if not store.look() then
@@ -15,12 +14,7 @@ for _, name in ipairs(told.names) do
     end
   end
 end
-if #dropped > 0 then
-  redis.call('HSET', META, 'floor', record.number(store.floor + 1))
-  redis.call('HDEL', CIRCUITS, unpack(dropped))
-  redis.call('ZREM', CHANGES, unpack(dropped))
-  store.ring_now()
-end
+store.drop(dropped, store.floor + 1)
 for _, name in ipairs(told.declarations) do
   redis.call('HDEL', DECLARATIONS, name)
 end

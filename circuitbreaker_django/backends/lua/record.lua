@@ -3,8 +3,14 @@
 -- Numbers are doubles: whole ones are exact below 2^53, which in microseconds is the year 2255.
 -- They are written by hand, for cjson may write 14 digits, and an empty list as {}.
 -- What may be missing is `false` here and `null` in the text.
+--
+-- Anybody may have put something else there, so what comes is checked field by field, as in Python.
 
 local record = {}
+
+local LIMIT = 2 ^ 53
+local STATES = { closed = true, open = true }
+local MODES = { auto = true, forced_open = true, disabled = true, metrics_only = true }
 
 function record.number(value)
   return string.format('%.0f', value)
@@ -78,6 +84,103 @@ function record.dump(circuit)
   }
 end
 
+local function is_text(value)
+  return type(value) == 'string'
+end
+
+local function is_state(value)
+  return STATES[value] or false
+end
+
+local function is_mode(value)
+  return MODES[value] or false
+end
+
+local function is_whole(value)
+  return type(value) == 'number' and value % 1 == 0 and math.abs(value) < LIMIT
+end
+
+local function is_count(value)
+  return is_whole(value) and value >= 0
+end
+
+-- The number that a text is; 0 if it is none.
+function record.count(text)
+  local value = tonumber(text)
+  return is_count(value) and value or 0
+end
+
+local function is_epoch(value)
+  return is_whole(value) and value >= 1
+end
+
+local function or_null(is_fine)
+  return function(value)
+    return value == cjson.null or is_fine(value)
+  end
+end
+
+local function list_of(is_fine)
+  return function(value)
+    if type(value) ~= 'table' then
+      return false
+    end
+    for position, item in pairs(value) do
+      if type(position) ~= 'number' or not is_fine(item) then
+        return false
+      end
+    end
+    return true
+  end
+end
+
+local function with(fields)
+  return function(value)
+    if type(value) ~= 'table' then
+      return false
+    end
+    for name, is_fine in pairs(fields) do
+      if not is_fine(value[name]) then
+        return false
+      end
+    end
+    return true
+  end
+end
+
+local is_circuit
+is_circuit = with {
+  epoch = is_epoch,
+  state = is_state,
+  since = is_whole,
+  retry_at = is_whole,
+  openings = is_count,
+  failures = list_of(is_whole),
+  slices = list_of(with {
+    start = is_whole, calls = is_count, failures = is_count, slow = is_count,
+  }),
+  suspect_since = is_whole,
+  witnesses = list_of(with { origin = is_text, seen_at = is_whole }),
+  spared = is_count,
+  trials = is_count,
+  trial_successes = is_count,
+  permits = list_of(with { token = is_text, expires = is_whole }),
+  override = or_null(with {
+    mode = is_mode,
+    epoch = is_whole,
+    since = is_whole,
+    ['until'] = or_null(is_whole),
+    actor = is_text,
+    reason = is_text,
+    aside = or_null(function(value) return is_circuit(value) end),
+  }),
+  actor = is_text,
+  reason = is_text,
+  last_error = is_text,
+  last_message = is_text,
+  last_error_at = is_whole,
+}
+
 local function without_null(value)
   return value ~= cjson.null and value or false
 end
@@ -95,8 +198,10 @@ local function read(circuit)
   return circuit
 end
 
+-- The circuit; nil if it is none.
 function record.load(json)
-  return read(cjson.decode(json))
+  local is_json, circuit = pcall(cjson.decode, json)
+  return is_json and is_circuit(circuit) and read(circuit) or nil
 end
 
 function record.dump_event(event)

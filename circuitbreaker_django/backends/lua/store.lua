@@ -26,8 +26,8 @@ function store.look()
     and redis.call('HGET', CIRCUITS, MARK) == incarnation
     and redis.call('ZSCORE', CHANGES, MARK)
   store.incarnation = whole and incarnation or ''
-  store.floor = tonumber(found[2]) or 0
-  store.revision = tonumber(found[3]) or 0
+  store.floor = record.count(found[2])
+  store.revision = record.count(found[3])
   return whole
 end
 
@@ -57,6 +57,8 @@ end
 -- -- one step: all is read and decided before anything is written -------------------------------
 
 local stored, known, events, silent = {}, {}, {}, true
+-- Names and texts of rows that are no circuits, one after the other.
+local unreadable = {}
 
 -- The row's text, if there is one.
 function store.find(name)
@@ -69,8 +71,13 @@ end
 -- A circuit that has no row is closed, at the floor of all dropped rows (rule 2).
 function store.read(name)
   if not known[name] then
-    local row = store.find(name)
-    known[name] = row and record.load(row) or circuit.new(store.floor)
+    local text = store.find(name)
+    local row = text and record.load(text)
+    if text and not row then
+      unreadable[#unreadable + 1] = name
+      unreadable[#unreadable + 1] = text
+    end
+    known[name] = row or circuit.new(store.floor)
   end
   return known[name]
 end
@@ -94,6 +101,17 @@ function store.ring_now()
   local revision = record.number(store.revision)
   redis.call('HSET', META, 'revision', revision)
   redis.call('XADD', FEED, 'MAXLEN', '~', RINGS, revision .. '-0', 'ring', '')
+end
+
+-- Drops rows. The floor is raised first, and in any case: by that the others hear that they are to
+-- forget them (rule 2).
+function store.drop(names, floor)
+  if #names > 0 then
+    redis.call('HSET', META, 'floor', record.number(floor))
+    redis.call('HDEL', CIRCUITS, unpack(names))
+    redis.call('ZREM', CHANGES, unpack(names))
+    store.ring_now()
+  end
 end
 
 -- Returns all circuits that were looked at, and what has happened to them.

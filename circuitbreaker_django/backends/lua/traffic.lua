@@ -13,6 +13,22 @@ local function bucket(width, start)
   return KEYS[8] .. ':' .. record.number(width) .. ':' .. record.number(start)
 end
 
+-- What is no count begins anew, and so does what is no bucket.
+local function add(key, field, share)
+  local failed = redis.pcall('HINCRBY', key, field, share)
+  if type(failed) == 'table' then
+    if string.find(failed.err, 'WRONGTYPE', 1, true) then
+      redis.call('DEL', key)
+    end
+    redis.call('HSET', key, field, share)
+  end
+end
+
+local function ask(...)
+  local found = redis.pcall(...)
+  return found.err and {} or found
+end
+
 -- Adds what was counted in so many microseconds, evenly where several buckets are due.
 function traffic.add(counted, age)
   for _, one in ipairs(WIDTHS) do
@@ -28,7 +44,7 @@ function traffic.add(counted, age)
           local share = math.floor(value * (index + 1) / number)
             - math.floor(value * index / number)
           if share > 0 then
-            redis.call('HINCRBY', key, letter .. name, record.number(share))
+            add(key, letter .. name, record.number(share))
           end
         end
       end
@@ -53,14 +69,14 @@ function traffic.read(names, day)
       local start = last + index * width
       local pairs_found = {}
       if not names then
-        pairs_found = redis.call('HGETALL', bucket(width, start))
+        pairs_found = ask('HGETALL', bucket(width, start))
       elseif #fields > 0 then
         for place = 1, #fields, 1000 do
           local part = {}
           for each = place, math.min(place + 999, #fields) do
             part[#part + 1] = fields[each]
           end
-          for each, value in ipairs(redis.call('HMGET', bucket(width, start), unpack(part))) do
+          for each, value in ipairs(ask('HMGET', bucket(width, start), unpack(part))) do
             if value then
               pairs_found[#pairs_found + 1] = part[each]
               pairs_found[#pairs_found + 1] = value
