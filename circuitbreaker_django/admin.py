@@ -49,7 +49,7 @@ from circuitbreaker_django.dashboard.readings import banners, watching
 from circuitbreaker_django.dashboard.rows import Entry
 from circuitbreaker_django.dashboard.study import study
 from circuitbreaker_django.models import Breaker
-from circuitbreaker_django.operations import event_as_data
+from circuitbreaker_django.operations.as_data import event_as_data
 from circuitbreaker_django.registry import registries
 
 if TYPE_CHECKING:

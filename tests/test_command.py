@@ -23,13 +23,16 @@ from circuitbreaker_django import (
     CircuitOpenError,
     CircuitState,
     Mode,
-    operations,
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import Declaration, ProcessInfo
 from circuitbreaker_django.core.circuit import MAX_TEXT
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.management.commands import breaker as module
+from circuitbreaker_django.management.table import per_second
+from circuitbreaker_django.operations.catalogue import Catalogue
+from circuitbreaker_django.operations.room import ControlRoom
+from circuitbreaker_django.operations.room import silence as silence_in_words
 from tests.core.calls import fail
 
 HOST = socket.gethostname()
@@ -52,7 +55,7 @@ def settings_of_breakers(tmp_path):
 @pytest.fixture(autouse=True)
 def outside(monkeypatch, settings_of_breakers):
     """Not inside of Django's test environment, for the command: it looks at real stores."""
-    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+    monkeypatch.setattr("circuitbreaker_django.operations.room.in_test_environment", lambda: False)
     monkeypatch.delenv("SUDO_USER", raising=False)
 
 
@@ -156,7 +159,7 @@ def test_an_order_says_whom_it_does_not_reach(run, worker, silence, tmp_path):
 
 def test_many_silent_processes_are_counted_and_some_are_named():
     crowd = {ProcessInfo("a", pid, "job", 1.0, "", ""): 10.0 + pid for pid in range(1, 13)}
-    assert operations.silence(crowd).startswith(
+    assert silence_in_words(crowd).startswith(
         "12 processes were not heard of for 22 s (pid 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …): they may "
     )
 
@@ -470,7 +473,7 @@ def test_a_busy_store_confirms_nothing(run, worker, tmp_path):
 
 
 def test_a_fault_of_ours_ends_with_2_and_says_all(run, monkeypatch):
-    monkeypatch.setattr(operations.ControlRoom, "names", lambda *args: 1 / 0)
+    monkeypatch.setattr(Catalogue, "names", lambda *args: 1 / 0)
     result = run("status", "--fail-on-open")
     assert result.code == 2
     assert "Traceback" in result.err
@@ -635,7 +638,7 @@ def test_trip_all_asks_nothing(run, worker, monkeypatch):
 
 
 def test_a_hold_in_memory_ends_with_a_restart(run, worker, monkeypatch):
-    monkeypatch.setattr(operations.ControlRoom, "in_memory", True)
+    monkeypatch.setattr(ControlRoom, "in_memory", True)
     words = "It lies in memory: a restart of the host ends the hold."
     assert words in run("trip", "payments", "--hold").out
     assert words in run("trip", "payments", "--for", "1h").out
@@ -936,7 +939,7 @@ def test_a_trip_ends_no_mode_and_says_so(run, worker):
 
 
 def test_a_mode_in_memory_is_said_to_end_with_the_host(run, worker, monkeypatch):
-    monkeypatch.setattr(operations.ControlRoom, "in_memory", True)
+    monkeypatch.setattr(ControlRoom, "in_memory", True)
     assert "a restart of the host ends the mode." in run("disable", "payments").out
     assert "a restart of the host ends the hold." in run("trip", "payments", "--hold").out
 
@@ -989,7 +992,7 @@ def test_calls_per_second_and_rejections_are_shown(run, rows, worker):
     ("rate", "shown"), [(0, ""), (0.04, "< 0.1"), (0.26, "0.3"), (9.96, "10.0"), (1234.5, "1234")]
 )
 def test_a_rate_is_as_exact_as_it_is_small(rate, shown):
-    assert module._per_second(rate) == shown
+    assert per_second(rate) == shown
 
 
 def test_nothing_is_shown_of_calls_that_nobody_counts(run, rows, worker, settings_of_breakers):

@@ -18,7 +18,6 @@ from circuitbreaker_django import (
     CircuitState,
     Mode,
     UnknownBreakerError,
-    operations,
     registries,
     registry,
 )
@@ -27,14 +26,15 @@ from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.circuit import CommandKind
 from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
-from circuitbreaker_django.operations import CannotSteer, ControlRoom
+from circuitbreaker_django.operations.catalogue import choose
+from circuitbreaker_django.operations.room import CannotSteer, ControlRoom
 from tests.core.calls import fail
 
 
 @pytest.fixture(autouse=True)
 def outside(monkeypatch):
     """As a command sees it: not inside of Django's test environment."""
-    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+    monkeypatch.setattr("circuitbreaker_django.operations.room.in_test_environment", lambda: False)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_looking_makes_no_store(enter, config, tmp_path):
     config["BREAKERS"] = {"stock": {}}
     room = enter()
     assert room.missing == f"there is no {room.place}"
-    [row] = room.status(room.names())
+    [row] = room.status(room.known.names())
     assert (row.name, row.state, row.since, row.failures) == ("stock", "closed", None, 0)
     assert room.history([], 5) == []
     assert list(tmp_path.iterdir()) == []
@@ -185,7 +185,7 @@ def test_a_process_local_registry_is_not_steered(enter, config):
     config["BREAKERS"] = {"stock": {}}
     room = enter()
     assert (room.shared, room.place) == (False, "the memory of this process")
-    assert room.names() == ["stock"]
+    assert room.known.names() == ["stock"]
     with pytest.raises(CannotSteer, match="in each process alone"):
         trip(room, "stock", force=True)
 
@@ -268,8 +268,8 @@ def test_known_are_names_of_settings_of_code_here_of_code_there_and_of_the_store
     publish(worker, "of code there")
     worker.trip()
     room = enter()
-    assert room.names() == ["of code here", "of code there", "of settings", "payments"]
-    assert [row.where for row in room.status(room.names())] == [
+    assert room.known.names() == ["of code here", "of code there", "of settings", "payments"]
+    assert [row.where for row in room.status(room.known.names())] == [
         registries["default"].declaration("of code here").where,
         "shop/pay.py:3",
         "settings.CIRCUIT_BREAKERS",
@@ -279,8 +279,8 @@ def test_known_are_names_of_settings_of_code_here_of_code_there_and_of_the_store
 
 def test_chosen_are_all_or_those_named_each_once(enter, config):
     config["BREAKERS"] = {"one": {}, "two": {}}
-    assert enter().choose([]) == ["one", "two"]
-    assert enter().choose(["two", "one", "two"]) == ["two", "one"]
+    assert enter().known.choose([]) == ["one", "two"]
+    assert enter().known.choose(["two", "one", "two"]) == ["two", "one"]
 
 
 @pytest.mark.parametrize(
@@ -297,16 +297,16 @@ def test_a_pattern_stands_for_the_names_it_fits_unless_it_is_a_name(wanted, chos
     known = ["host:b", "tenant", "tenant:*", "tenant:a", "tenant:b"]
     if chosen is None:
         with pytest.raises(UnknownBreakerError, match=r"no breaker fits 'TENANT:b\*' in a place"):
-            operations.choose(wanted, known, "a place")
+            choose(wanted, known, "a place")
     else:
-        assert operations.choose(wanted, known, "a place") == chosen
+        assert choose(wanted, known, "a place") == chosen
 
 
 def test_chosen_by_a_pattern_are_names_of_settings_code_and_the_store(enter, config, worker):
     config["BREAKERS"] = {"tenant:a": {}, "tenant:*": {"failure_threshold": 9}}
     publish(worker, "tenant:b")
-    assert enter().choose(["tenant:*"]) == ["tenant:a", "tenant:b"]
-    [a, b] = trip(enter(), *enter().choose(["tenant:*"]))
+    assert enter().known.choose(["tenant:*"]) == ["tenant:a", "tenant:b"]
+    [a, b] = trip(enter(), *enter().known.choose(["tenant:*"]))
     assert [a.state, b.state] == [CircuitState.OPEN] * 2
     assert [a.policy.failure_threshold, b.policy.failure_threshold] == [9, 9]
 
@@ -352,7 +352,7 @@ def test_the_command_takes_patterns(enter, config, worker, capsys):
 def test_unknown_names_are_told_with_the_nearest(enter, config, known, wanted, message):
     config["BREAKERS"] = {name: {} for name in known}
     with pytest.raises(UnknownBreakerError) as caught:
-        enter().choose(wanted)
+        enter().known.choose(wanted)
     assert message in str(caught.value)
 
 
@@ -405,7 +405,7 @@ def test_where_each_option_is_set(enter, config, worker):
     config["DEFAULTS"] = {"recovery_timeout": 300, "quorum": 2}
     config["BREAKERS"] = {"stock": {"success_threshold": 4}}
     registry.declare("default", "stock", {"ramp_up": 9.0})
-    origins = enter().origins("stock")
+    origins = enter().known.origins("stock")
     assert origins.pop("ramp_up").startswith(__file__)
     assert origins == {
         "failure_threshold": "shop/stock.py:3",
@@ -413,7 +413,7 @@ def test_where_each_option_is_set(enter, config, worker):
         "recovery_timeout": 'CIRCUIT_BREAKERS["default"]["DEFAULTS"]',
         "success_threshold": 'CIRCUIT_BREAKERS["default"]["BREAKERS"]["stock"]',
     }
-    assert enter().origins("other") == {
+    assert enter().known.origins("other") == {
         "quorum": 'CIRCUIT_BREAKERS["default"]["DEFAULTS"]',
         "recovery_timeout": 'CIRCUIT_BREAKERS["default"]["DEFAULTS"]',
     }

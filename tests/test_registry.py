@@ -723,7 +723,7 @@ django.setup()
 from django.core.management import call_command
 call_command("check")
 from circuitbreaker_django import CircuitOpenError, breakers, circuit_protected
-import circuitbreaker_django.middleware, circuitbreaker_django.operations
+import circuitbreaker_django.middleware, circuitbreaker_django.operations.room
 import circuitbreaker_django.testing, circuitbreaker_django.pytest_plugin
 
 @circuit_protected("payments", failure_threshold=1)

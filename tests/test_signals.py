@@ -19,7 +19,6 @@ from circuitbreaker_django import (
     CircuitBreaker,
     CircuitOpenError,
     breakers,
-    operations,
     registries,
     signals,
 )
@@ -28,7 +27,7 @@ from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import StoreLost
 from circuitbreaker_django.core import telling
 from circuitbreaker_django.core.circuit import CommandKind
-from circuitbreaker_django.operations import ControlRoom
+from circuitbreaker_django.operations.room import ControlRoom
 from circuitbreaker_django.testing import live_breakers, override_breaker
 from tests.core.calls import failing, ok
 
@@ -194,7 +193,7 @@ def test_a_breaker_that_is_put_into_a_state_for_a_test_has_not_changed(payments,
 
 
 def test_an_order_from_outside_is_sent_where_it_is_given(received, tmp_path, monkeypatch):
-    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+    monkeypatch.setattr("circuitbreaker_django.operations.room.in_test_environment", lambda: False)
     setting = {"default": {"LOCATION": str(tmp_path / "c.sqlite3"), "BREAKERS": {"payments": {}}}}
     with override_settings(CIRCUIT_BREAKERS=setting):
         room = ControlRoom(registries["default"])

@@ -25,12 +25,9 @@ from circuitbreaker_django.core.errors import (
 from circuitbreaker_django.core.policy import micros
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.words import LOOKS, Look, length, look_of
-from circuitbreaker_django.operations import (
-    AppliedUnseen,
-    BreakerStatus,
-    ControlRoom,
-    parse_duration,
-)
+from circuitbreaker_django.operations.duration import parse_duration
+from circuitbreaker_django.operations.room import AppliedUnseen, ControlRoom
+from circuitbreaker_django.operations.status import BreakerStatus
 from circuitbreaker_django.registry import registries
 
 
@@ -250,7 +247,7 @@ def carry_out(
         keys = tuple(Key(alias, name) for name in expected)
         try:
             with closing(ControlRoom(registries[alias])) as room:
-                unknown = expected.keys() - set(room.names(expected))
+                unknown = expected.keys() - set(room.known.names(expected))
                 if unknown:  # a name is no pattern here
                     raise UnknownBreakerError(f"no breaker {min(unknown)!r} is known")
                 after = room.order(

@@ -20,7 +20,8 @@ from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.words import moment
-from circuitbreaker_django.operations import BreakerStatus, ControlRoom
+from circuitbreaker_django.operations.room import ControlRoom
+from circuitbreaker_django.operations.status import BreakerStatus
 from circuitbreaker_django.registry import registries
 
 
@@ -115,7 +116,7 @@ class Watch:
     def origins(self, key: Key) -> Mapping[str, str]:
         """Where each option of that breaker is set that is not a default, as far as is known."""
         room = self.of[key.registry].room  # what it has read is enough, also of a lost store
-        return {} if room is None else room.origins(key.name)
+        return {} if room is None else room.known.origins(key.name)
 
 
 @contextmanager

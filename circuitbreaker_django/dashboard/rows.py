@@ -20,7 +20,7 @@ from circuitbreaker_django.dashboard.charts import Span
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.readings import Reading, Watch
 from circuitbreaker_django.dashboard.words import LOOKS, Look, look_of
-from circuitbreaker_django.operations import BreakerStatus
+from circuitbreaker_django.operations.status import BreakerStatus
 
 #: What the list can be narrowed down to, besides a registry and a part of a name.
 FILTERS: Final = {

@@ -14,7 +14,7 @@ from circuitbreaker_django.dashboard import rows
 from circuitbreaker_django.dashboard.charts import SPANS
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.readings import banners, watching
-from circuitbreaker_django.operations import BreakerStatus
+from circuitbreaker_django.operations.status import BreakerStatus
 
 
 @dataclass(frozen=True, slots=True)

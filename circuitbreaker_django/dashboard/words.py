@@ -16,7 +16,7 @@ from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.core.traffic import Counts
-from circuitbreaker_django.operations import BreakerStatus
+from circuitbreaker_django.operations.status import BreakerStatus
 
 
 class Look(StrEnum):

@@ -14,7 +14,7 @@ import redis as redis_py
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from circuitbreaker_django import CircuitBreaker, CircuitState, conf, operations
+from circuitbreaker_django import CircuitBreaker, CircuitState, conf
 from circuitbreaker_django.backends import host, remote
 from circuitbreaker_django.backends import redis as redis_module
 from circuitbreaker_django.backends.redis import RedisBackend
@@ -391,7 +391,7 @@ def test_a_process_that_was_killed_is_not_counted_on_its_own_host(crowded, redis
 @pytest.fixture
 def run(server, monkeypatch, capsys):
     """Runs ``manage.py breaker`` on the server."""
-    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+    monkeypatch.setattr("circuitbreaker_django.operations.room.in_test_environment", lambda: False)
 
     def run(*arguments: str) -> str:
         registry = conf.registry_from_url(server.url, BREAKERS={"payments": {}})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from circuitbreaker_django import CircuitBreaker, operations
+from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.dashboard import readings
 
@@ -30,7 +30,7 @@ def breaker_settings(settings, location):
 @pytest.fixture(autouse=True)
 def outside(monkeypatch, breaker_settings):
     """The dashboard sees real stores, and remembers nothing of the test before."""
-    monkeypatch.setattr(operations, "in_test_environment", lambda: False)
+    monkeypatch.setattr("circuitbreaker_django.operations.room.in_test_environment", lambda: False)
     monkeypatch.setattr(readings, "_last", {})
 
 

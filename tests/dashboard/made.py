@@ -6,7 +6,7 @@ from typing import Any
 
 from circuitbreaker_django import CircuitState, Mode
 from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.operations import BreakerStatus
+from circuitbreaker_django.operations.status import BreakerStatus
 
 
 def status(**given: Any) -> BreakerStatus:

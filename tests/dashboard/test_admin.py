@@ -23,7 +23,7 @@ from circuitbreaker_django.backends.store import OrderUnsure
 from circuitbreaker_django.dashboard import readings
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.models import Breaker
-from circuitbreaker_django.operations import AppliedUnseen, ControlRoom
+from circuitbreaker_django.operations.room import AppliedUnseen, ControlRoom
 
 pytestmark = pytest.mark.django_db
 

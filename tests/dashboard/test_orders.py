@@ -15,7 +15,7 @@ from circuitbreaker_django.core.circuit import MAX_TEXT, CommandKind
 from circuitbreaker_django.core.policy import MICROS, Policy
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.orders import ACTIONS, DURATIONS, OrderForm, carry_out
-from circuitbreaker_django.operations import CannotSteer
+from circuitbreaker_django.operations.room import CannotSteer
 from tests.dashboard.made import status
 
 PAYMENTS, SEARCH = Key("default", "payments"), Key("default", "search")

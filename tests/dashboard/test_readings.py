@@ -6,13 +6,13 @@ import os
 
 import pytest
 
-from circuitbreaker_django import CircuitBackendError, Mode, operations, registries
+from circuitbreaker_django import CircuitBackendError, Mode, registries
 from circuitbreaker_django.backends.host import host_name
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import ProcessInfo
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.readings import banners, watching
-from circuitbreaker_django.operations import ControlRoom
+from circuitbreaker_django.operations.room import ControlRoom
 
 PAYMENTS = Key("default", "payments")
 
@@ -158,13 +158,13 @@ def test_history_that_is_lost_meanwhile_is_not_known(worker, monkeypatch):
 
 def test_stores_are_let_go_of(worker, monkeypatch):
     closed = []
-    close = operations.ControlRoom.close
+    close = ControlRoom.close
 
     def count(self):
         closed.append(self)
         close(self)
 
-    monkeypatch.setattr(operations.ControlRoom, "close", count)
+    monkeypatch.setattr(ControlRoom, "close", count)
     with watching():
         pass
     assert len(closed) == 1
@@ -174,6 +174,6 @@ def test_what_is_no_matter_of_stores_is_not_hidden(monkeypatch, worker):
     def fail(self, *args, **kwargs):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(operations.ControlRoom, "__init__", fail)
+    monkeypatch.setattr(ControlRoom, "__init__", fail)
     with pytest.raises(ZeroDivisionError), watching():
         pass

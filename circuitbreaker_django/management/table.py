@@ -1,0 +1,96 @@
+"""The table of ``breaker status``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from circuitbreaker_django.core.announce import printable
+from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.dashboard.words import alone, length
+from circuitbreaker_django.management.words import state, utc
+from circuitbreaker_django.operations.status import BreakerStatus
+
+_HEAD: Final = (
+    *("BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "CALLS/S", "REJECTED/H"),
+    *("SINCE", "WHY", "WHO", "DECLARED IN"),
+)
+#: The longest text in a cell; JSON has all of it.
+_MAX_CELL: Final = 80
+
+
+def table(rows: Sequence[BreakerStatus], processes: int, *, wide: bool) -> list[str]:
+    """The head, and a line for each breaker; columns in which nothing would stand are left out.
+
+    Args:
+        rows: breakers, at least one.
+        processes: how many live ones share them.
+        wide: with all that is known.
+    """
+    head = _HEAD if wide else _HEAD[:-1]
+    cells = (_cells(row, processes, wide=wide)[: len(head)] for row in rows)
+    padded = [
+        [cell.ljust(max(map(len, column))) for cell in column]
+        for column in zip(head, *cells, strict=True)
+        if any(column[1:])
+    ]
+    return ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+
+
+def is_quiet(row: BreakerStatus) -> bool:
+    """Whether a breaker by key is like most of its family, of which there may be thousands."""
+    is_closed = row.state is CircuitState.CLOSED and row.mode is Mode.AUTO
+    return bool(row.family) and is_closed and not row.failures and not row.alone_in
+
+
+def per_second(rate: float) -> str:
+    """Calls per second, as exact as there are few; empty for none."""
+    if not rate:
+        return ""
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else "< 0.1"
+
+
+def _cells(row: BreakerStatus, processes: int, *, wide: bool) -> list[str]:
+    by_itself = alone(len(row.alone_in), processes)
+    cells = (
+        row.name,
+        f"{state(row)}, {by_itself}" if by_itself else state(row),
+        "" if row.retry_after is None else length(math.ceil(row.retry_after)),
+        _failures(row) * (row.state is CircuitState.CLOSED),
+        f"{row.would_reject} calls" * (row.mode is Mode.METRICS_ONLY),
+        "" if row.stats is None else per_second(row.stats.calls_per_second),
+        "" if row.stats is None else str(row.stats.last_hour.rejected or ""),
+        "" if row.since is None else _ago(row.since) + f" ({utc(row.since)})" * wide,
+        row.reason,
+        row.updated_by,
+        row.where,
+    )
+    texts = (printable(cell) for cell in cells)
+    return [text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…" for text in texts]
+
+
+def _failures(row: BreakerStatus) -> str:
+    """How near it is to opening, by each rule."""
+    policy, parts = row.policy, []
+    if policy.failure_threshold is not None:
+        parts.append(f"{row.failures} of {policy.failure_threshold}")
+    if row.calls_needed:
+        parts.append(f"rates need {row.calls_needed} more call{'s' * (row.calls_needed > 1)}")
+        return ", ".join(parts)
+    if row.failure_rate is not None and policy.failure_rate_threshold is not None:
+        parts.append(_share(row.failure_rate, policy.failure_rate_threshold))
+    if row.slow_rate is not None:
+        parts.append(f"slow {_share(row.slow_rate, policy.slow_call_rate_threshold)}")
+    return ", ".join(parts)
+
+
+def _share(rate: float, threshold: float) -> str:
+    """Both in whole percent, but never as much as the threshold where it is less."""
+    most = math.floor(100 * rate) if rate < threshold else round(100 * rate)
+    return f"{most} of {100 * threshold:.3g} %"
+
+
+def _ago(moment: datetime) -> str:
+    return f"{length(round((datetime.now(UTC) - moment).total_seconds()))} ago"
