@@ -21,7 +21,7 @@ from circuitbreaker_django.core.states import CircuitState, Mode
 
 if TYPE_CHECKING:
     from circuitbreaker_django.decorators import circuit_protected
-    from circuitbreaker_django.registry import breakers, registries
+    from circuitbreaker_django.project import breakers, registries
 
 __all__ = [
     "CircuitBackendError",
@@ -38,9 +38,9 @@ __all__ = [
 ]
 
 _LAZY = {
-    "breakers": "circuitbreaker_django.registry",
+    "breakers": "circuitbreaker_django.project",
     "circuit_protected": "circuitbreaker_django.decorators",
-    "registries": "circuitbreaker_django.registry",
+    "registries": "circuitbreaker_django.project",
 }
 
 

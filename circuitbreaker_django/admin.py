@@ -50,7 +50,7 @@ from circuitbreaker_django.dashboard.rows import Entry
 from circuitbreaker_django.dashboard.study import study
 from circuitbreaker_django.models import Breaker
 from circuitbreaker_django.operations.as_data import event_as_data
-from circuitbreaker_django.registry import registries
+from circuitbreaker_django.project import registries
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractUser

@@ -29,7 +29,7 @@ class CircuitBreakerConfig(AppConfig):
 
 
 def _rebuild(*, setting: str, **kwargs: Any) -> None:
-    from circuitbreaker_django.registry import registries
+    from circuitbreaker_django.project import registries
 
     if setting in ("CIRCUIT_BREAKERS", "ROOT_URLCONF"):
         registries.rebuild()
@@ -37,7 +37,7 @@ def _rebuild(*, setting: str, **kwargs: Any) -> None:
 
 def _touch(**kwargs: Any) -> None:
     """Where threads cannot run, requests do the housekeeping."""
-    from circuitbreaker_django.registry import registries
+    from circuitbreaker_django.project import registries
 
     registries.look_around()
     for registry in registries.built():

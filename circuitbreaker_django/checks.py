@@ -20,7 +20,8 @@ from circuitbreaker_django.backends.loading import load_backend_class, make_back
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.classify import NotInstalled, resolve, resolve_callable
 from circuitbreaker_django.core.detail import Detail
-from circuitbreaker_django.registry import Registry, registries
+from circuitbreaker_django.project import registries
+from circuitbreaker_django.registry import Registry
 
 #: Every id, with what it is for; ``docs/checks.md`` is made of it.
 IDS: Final = {
@@ -233,7 +234,7 @@ def _check_callable(place: str, option: str, path: str) -> Iterator[CheckMessage
 
 def _check_effects(config: conf.RegistryConfig) -> Iterator[CheckMessage]:
     """What does nothing is told where it stands."""
-    registry = Registry(config)  # of its own: nothing is to be built by a check
+    registry = Registry(config, registries)  # of its own: nothing is to be built by a check
     names = {*registry, *config.breakers}
     idle = {name: _without_effect(registry.values_for(name)) for name in names}
     place = conf.where(config.alias, "DEFAULTS")

@@ -19,7 +19,6 @@ from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 from django.utils.datastructures import MultiValueDictKeyError
 
-from circuitbreaker_django import registry as registry_module
 from circuitbreaker_django import streams
 from circuitbreaker_django.conf import DEFAULT_ALIAS, PolicySettings
 from circuitbreaker_django.core.breaker import CircuitBreaker
@@ -29,6 +28,7 @@ from circuitbreaker_django.core.errors import CircuitOpenError
 from circuitbreaker_django.core.fallback import NOTHING, Fallback, make_fallback
 from circuitbreaker_django.core.protect import Resolve, protect
 from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.project import registries
 from circuitbreaker_django.responses import OpenCircuitResponse
 
 logger = logging.getLogger("circuitbreaker_django")
@@ -119,7 +119,7 @@ def circuit_protected(
         failure_statuses=_statuses(failure_statuses),
         stream=stream,
     )
-    registry_module.declare(registry, name, policy, depth=2, keyed=key is not None)
+    registries.declare(registry, name, policy, depth=2, keyed=key is not None)
     resolve = _by_name(registry, name) if key is None else _by_key(registry, name, key)
 
     def decorate(func: Callable[P, R]) -> Callable[P, R]:
@@ -129,7 +129,7 @@ def circuit_protected(
 
 
 def _by_name(alias: str, name: str) -> Resolve:
-    return lambda *args, **kwargs: registry_module.registries[alias][name]
+    return lambda *args, **kwargs: registries[alias][name]
 
 
 def _by_key(alias: str, name: str, key: Callable[..., object]) -> Resolve:
@@ -138,7 +138,7 @@ def _by_key(alias: str, name: str, key: Callable[..., object]) -> Resolve:
         logger.exception("the key of circuit %r cannot be found, so calls share one", name)
 
     def resolve(*args: Any, **kwargs: Any) -> CircuitBreaker:
-        registry = registry_module.registries[alias]
+        registry = registries[alias]
         try:
             return registry.family(name)(key(*args, **kwargs))
         except Exception:  # it is to protect the call, and not to hinder it

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_setup() -> None:
     """Notice Django's test environment, which begins after the project has been imported."""
-    registry = sys.modules.get("circuitbreaker_django.registry")
-    if registry is not None:
-        registry.registries.look_around()
+    project = sys.modules.get("circuitbreaker_django.project")
+    if project is not None:
+        project.registries.look_around()
 
 
 @pytest.fixture

@@ -1,22 +1,16 @@
-"""Registries: a project's breakers by name, one set for all threads of a process."""
+"""A registry: breakers by name, one set for all threads of a process."""
 
 from __future__ import annotations
 
 import logging
-import os
 import shlex
-import sys
-import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Unpack
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, Unpack
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 
-from circuitbreaker_django import conf, declarations, families
+from circuitbreaker_django import conf, declarations, families, held
 from circuitbreaker_django.backends.base import Backend, Clock, monotonic
 from circuitbreaker_django.backends.loading import is_replaced, make_backend
 from circuitbreaker_django.backends.memory import MemoryBackend
@@ -28,8 +22,12 @@ from circuitbreaker_django.core.detail import Detail
 from circuitbreaker_django.core.errors import CircuitOpenError, UnknownBreakerError
 from circuitbreaker_django.core.view import View
 from circuitbreaker_django.declarations import Declared
+from circuitbreaker_django.environment import is_autoreloader, is_for_tests
 from circuitbreaker_django.families import Family
 from circuitbreaker_django.members import Members, drop_view, is_away
+
+if TYPE_CHECKING:
+    from circuitbreaker_django.project import Registries
 
 logger = logging.getLogger("circuitbreaker_django")
 
@@ -40,24 +38,6 @@ class Home:
 
     backend: Backend
     views: dict[str, View] = field(default_factory=dict)
-
-
-#: Every breaker that was handed out, by registry and name. They outlive registries, which come
-#: and go with the settings: who holds a breaker holds it for good.
-_handed_out: dict[str, dict[str, CircuitBreaker]] = {}
-#: Every breaker by key that anybody holds, be it a registry; what nobody holds goes by itself.
-_by_key: defaultdict[str, WeakValueDictionary[str, CircuitBreaker]]
-_by_key = defaultdict(WeakValueDictionary)
-_lock = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Registry(Mapping[str, CircuitBreaker]):
@@ -79,13 +59,17 @@ class Registry(Mapping[str, CircuitBreaker]):
 
     Args:
         config: the settings.
+        project: all registries, of which this is one.
         clock: keeps the circuits in memory, by this clock: for tests.
     """
 
-    def __init__(self, config: RegistryConfig, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: RegistryConfig, project: Registries, *, clock: Clock | None = None
+    ) -> None:
         self.config = config
+        self._project = project
         #: Whether all calls pass: switched off, or inside of somebody's tests.
-        self.passive = not config.enabled or (clock is None and _for_tests())
+        self.passive = not config.enabled or (clock is None and is_for_tests())
         self._clock = clock
         self._home: Home | None = None
         self._breakers: dict[str, CircuitBreaker] = {}
@@ -95,8 +79,8 @@ class Registry(Mapping[str, CircuitBreaker]):
         self._members = Members(
             alias,
             config.max_breakers,
-            is_overridden=lambda name: registries.override_of(alias, name) is not None,
-            bring_back=lambda breaker: registries[alias].bring_back(breaker),
+            is_overridden=lambda name: project.override_of(alias, name) is not None,
+            bring_back=lambda breaker: project[alias].bring_back(breaker),
         )
 
     def __repr__(self) -> str:
@@ -110,7 +94,7 @@ class Registry(Mapping[str, CircuitBreaker]):
     def __getitem__(self, name: str) -> CircuitBreaker:
         breaker = self._breakers.get(name) or self._members.get(name)
         if breaker is None:
-            current = registries[self.config.alias]
+            current = self._project[self.config.alias]
             if current is not self:  # somebody has kept this one while settings have changed
                 return current[name]
             if name not in self:
@@ -120,7 +104,7 @@ class Registry(Mapping[str, CircuitBreaker]):
                     f"{options.nearest(name, self) or remedy}"
                 )
             home = self._at_home()
-            with _lock:
+            with held.lock:
                 if self._is_named(name):
                     breaker = self._hand_out(name, home)
                 else:
@@ -153,8 +137,8 @@ class Registry(Mapping[str, CircuitBreaker]):
         known = self._members.families
         family = known.get(name)
         if family is None:
-            declare_family(self.config.alias, name, depth=2)
-            with _lock:
+            self._project.declare_family(self.config.alias, name, depth=2)
+            with held.lock:
                 family = known.setdefault(name, Family(name, self._find))
         return family
 
@@ -179,7 +163,7 @@ class Registry(Mapping[str, CircuitBreaker]):
             ImproperlyConfigured: another place declares the same name differently.
             TypeError, ValueError: an option is unknown or out of range.
         """
-        declare(self.config.alias, name, policy, depth=2)
+        self._project.declare(self.config.alias, name, policy, depth=2)
 
     def declared(self, name: str) -> Declared | None:
         """What the code of this process says of the breaker."""
@@ -227,12 +211,12 @@ class Registry(Mapping[str, CircuitBreaker]):
 
     def redeclared(self, name: str) -> None:
         """Act on a new declaration, also where breakers are in use."""
-        breaker = _handed_out.get(self.config.alias, {}).get(name)
+        breaker = held.named.get(self.config.alias, {}).get(name)
         if breaker is not None:
             self.adopt(breaker)
         self._members.drop(name)  # where it was one, it has a name of its own now
         told = {name}
-        for member in _held_by_key(self.config.alias):
+        for member in held.by_key_only(self.config.alias):
             if name in (member.view.name, self.family_of(member.view.name)):
                 self.put_away(member)
                 told |= {member.view.name} & self._members.told
@@ -243,7 +227,7 @@ class Registry(Mapping[str, CircuitBreaker]):
     def adopt(self, breaker: CircuitBreaker) -> None:
         """Make the breaker one of this registry: its policy, and where its circuit lives."""
         name = breaker.view.name
-        home = registries.override_of(self.config.alias, name)
+        home = self._project.override_of(self.config.alias, name)
         policy, classifier = options.make(self.values_for(name))
         passive = self.passive and home is None
         home = home or self._at_home()
@@ -257,13 +241,13 @@ class Registry(Mapping[str, CircuitBreaker]):
         """Make a breaker by key one of this registry: its policy now, all else at its next use."""
         name, alias = breaker.view.name, self.config.alias
         breaker.policy, breaker.classifier = options.make(self.values_for(name))
-        breaker.passive = self.passive and registries.override_of(alias, name) is None
+        breaker.passive = self.passive and self._project.override_of(alias, name) is None
         self._members.put_away(breaker)
 
     def bring_back(self, breaker: CircuitBreaker) -> None:
         """Keep a breaker by key that was put away and is in use."""
         home = self._at_home()
-        with _lock:
+        with held.lock:
             if not is_away(breaker):
                 return  # another thread was faster
             if self._is_named(breaker.view.name):
@@ -279,10 +263,10 @@ class Registry(Mapping[str, CircuitBreaker]):
     def close(self) -> None:
         """Let go of the store, and of all breakers by key."""
         if self._home is not None:
-            with _lock:
+            with held.lock:
                 names = self._members.clear()
             self._home.backend.close()  # first, for what it still tells the store goes with a view
-            with _lock:
+            with held.lock:
                 for name in names:
                     drop_view(name, self._home)
 
@@ -296,7 +280,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         if self._home is None:
             # Not under the lock: a module that this imports may declare in another thread.
             made = Home(self._make_backend())
-            with _lock:
+            with held.lock:
                 if self._home is None:
                     for name in self:
                         made.backend.declare(self.declaration(name))
@@ -304,7 +288,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         return self._home
 
     def _make_backend(self) -> Backend:
-        if self._clock is not None or self.passive or _is_autoreloader():
+        if self._clock is not None or self.passive or is_autoreloader():
             backend: Backend = MemoryBackend(clock=self._clock or monotonic)
         else:
             backend = make_backend(self.config)
@@ -318,7 +302,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         return backend
 
     def _hand_out(self, name: str, home: Home) -> CircuitBreaker:
-        known = _handed_out.setdefault(self.config.alias, {})
+        known = held.named.setdefault(self.config.alias, {})
         breaker = known.get(name)
         if breaker is None:
             breaker = self._held_or_new(name, home)
@@ -327,7 +311,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         return breaker
 
     def _held_or_new(self, name: str, home: Home) -> CircuitBreaker:
-        breaker = _by_key[self.config.alias].get(name)
+        breaker = held.by_key[self.config.alias].get(name)
         if breaker is None:
             breaker = CircuitBreaker(name, **self.values_for(name), backend=home.backend)
             home.views[name] = breaker.view
@@ -337,7 +321,7 @@ class Registry(Mapping[str, CircuitBreaker]):
 
     def _find(self, family: Family, key: str) -> CircuitBreaker:
         """The breaker of a key that the family does not have at hand."""
-        current = registries[self.config.alias]
+        current = self._project[self.config.alias]
         if current is not self:
             return current.family(family.name)(key)
         name = families.member_name(family.name, key)
@@ -349,7 +333,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         is_new = breaker is None and not self._is_named(name)
         if is_new and self._members.is_full(home.backend.seconds()):
             return self[family.name]
-        with _lock:
+        with held.lock:
             if self._is_named(name):
                 breaker = self[name]
             elif self._members.get(name) is not None or self._members.make_room(home):
@@ -365,10 +349,10 @@ class Registry(Mapping[str, CircuitBreaker]):
         """The breaker by key of this name, from now on kept, also where there is no room."""
         breaker = self._members.get(name)
         if breaker is None:
-            breaker = _handed_out.get(self.config.alias, {}).get(name)
+            breaker = held.named.get(self.config.alias, {}).get(name)
         if breaker is None:
             breaker = self._held_or_new(name, home)
-            _by_key[self.config.alias][name] = breaker
+            held.by_key[self.config.alias][name] = breaker
             self._keep(breaker, home)
         return breaker
 
@@ -392,213 +376,3 @@ class Registry(Mapping[str, CircuitBreaker]):
         else:
             remedy = "a restart closes it, since it lives in this process alone"
         logger.warning("circuit %s: while you develop, %s.", error.name, remedy)
-
-
-@dataclass(slots=True, eq=False)
-class Layer:
-    """Registries by alias, all in memory by one clock if it is given."""
-
-    clock: Clock | None = None
-    registries: dict[str, Registry] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Override:
-    """One breaker's home for a while, whatever its registry says."""
-
-    alias: str
-    name: str
-    home: Home
-
-
-class Registries(Mapping[str, Registry]):
-    """All registries of the project, by alias.
-
-    Tests lay layers of fresh registries over the project's, and overrides of single breakers.
-    """
-
-    def __init__(self) -> None:
-        self._layers = [Layer()]
-        self._overrides: list[Override] = []
-        self._in_tests = False
-
-    def __getitem__(self, alias: str) -> Registry:
-        registry = self._layers[-1].registries.get(alias)
-        if registry is None or self._in_tests is not in_test_environment():
-            self.look_around()
-            with _lock:
-                layer = self._layers[-1]
-                registry = layer.registries.get(alias)
-                if registry is None:
-                    registry = layer.registries[alias] = self._make(alias, layer.clock)
-        return registry
-
-    def __contains__(self, alias: object) -> bool:
-        return alias in conf.aliases()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(conf.aliases())
-
-    def __len__(self) -> int:
-        return len(conf.aliases())
-
-    def built(self) -> list[Registry]:
-        """The registries that have been used."""
-        return list(self._layers[-1].registries.values())
-
-    def look_around(self) -> None:
-        """Notice that Django's test environment has begun or ended: nothing else tells of it."""
-        if self._in_tests is not in_test_environment():
-            self.rebuild()
-
-    def rebuild(self) -> None:
-        """Make every registry anew, as after a change of settings."""
-        with _lock:
-            self._in_tests = in_test_environment()
-            old = [registry for layer in self._layers for registry in layer.registries.values()]
-            for layer in self._layers:
-                layer.registries = {}
-            self._adopt_all()
-        for registry in old:
-            registry.close()
-
-    # -- for tests --------------------------------------------------------------------------
-
-    def now(self) -> int:
-        """Microseconds of the clock that is in force."""
-        return (self._layers[-1].clock or monotonic)()
-
-    def add_layer(self, clock: Clock) -> Layer:
-        """Lay fresh registries over all others: live, in memory and by this clock."""
-        layer = Layer(clock)
-        with _lock:
-            self._layers.append(layer)
-            self._adopt_all()
-        return layer
-
-    def remove_layer(self, layer: Layer) -> None:
-        """Go back to the registries below, as they were."""
-        with _lock:
-            self._layers.remove(layer)
-            self._adopt_all()
-
-    def add_override(self, override: Override) -> None:
-        """Let a breaker live elsewhere, until the override is removed."""
-        with _lock:
-            self._overrides.append(override)
-            self._adopt_one(override.alias, override.name)
-
-    def remove_override(self, override: Override) -> None:
-        """Let the breaker live where it did before."""
-        with _lock:
-            self._overrides.remove(override)
-            self._adopt_one(override.alias, override.name)
-
-    def override_of(self, alias: str, name: str) -> Home | None:
-        """Where the breaker lives instead; the newest override counts."""
-        for override in reversed(self._overrides):
-            if (override.alias, override.name) == (alias, name):
-                return override.home
-        return None
-
-    # -- parts ------------------------------------------------------------------------------
-
-    def _adopt_all(self) -> None:
-        for alias in {*_handed_out, *_by_key}:
-            for name in _handed_out.get(alias, {}):
-                self._adopt_one(alias, name)
-            for member in _held_by_key(alias):
-                self._adopt_one(alias, member.view.name)
-
-    def _adopt_one(self, alias: str, name: str) -> None:
-        named = _handed_out.get(alias, {}).get(name)
-        breaker = named or _by_key[alias][name]
-        try:
-            if named is not None:
-                self[alias].adopt(breaker)
-            else:
-                self[alias].put_away(breaker)
-        except ImproperlyConfigured:  # whoever asks a registry for a breaker is told
-            breaker.passive = True
-            breaker.view.shut()
-
-    def _make(self, alias: str, clock: Clock | None) -> Registry:
-        if alias not in self:
-            raise ImproperlyConfigured(
-                f"there is no registry {alias!r} in {conf.SETTING}"
-                f"{options.nearest(alias, self) or '; add it there'}"
-            )
-        return Registry(conf.load(alias), clock=clock)
-
-
-class DefaultRegistry(Mapping[str, CircuitBreaker]):
-    """The registry ``default``, looked up at each use."""
-
-    def __getitem__(self, name: str) -> CircuitBreaker:
-        return registries[DEFAULT_ALIAS][name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in registries[DEFAULT_ALIAS]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(registries[DEFAULT_ALIAS])
-
-    def __len__(self) -> int:
-        return len(registries[DEFAULT_ALIAS])
-
-    def family(self, name: str) -> Family:
-        """:meth:`Registry.family` of the registry ``default``."""
-        declare_family(DEFAULT_ALIAS, name, depth=2)
-        return registries[DEFAULT_ALIAS].family(name)
-
-    def declare(self, name: str, **policy: Unpack[PolicySettings]) -> None:
-        """:meth:`Registry.declare` of the registry ``default``; touches no settings."""
-        declare(DEFAULT_ALIAS, name, policy, depth=2)
-
-
-registries = Registries()
-breakers = DefaultRegistry()
-
-
-def declare(
-    alias: str, name: str, policy: Mapping[str, Any], *, depth: int = 1, keyed: bool = False
-) -> None:
-    """:func:`declarations.keep`, with what follows from it for registries in use."""
-    with _lock:
-        if declarations.keep(alias, name, policy, depth=depth + 1, keyed=keyed):
-            for registry in registries.built():
-                if registry.config.alias == alias:
-                    registry.redeclared(name)
-
-
-def declare_family(alias: str, name: str, *, depth: int = 1) -> None:
-    """:func:`declare` that there are breakers by key, unless it is known."""
-    declared = declarations.of(alias).get(name)
-    if declared is None or not declared.keyed:
-        declare(alias, name, {}, depth=depth + 1, keyed=True)
-
-
-def _held_by_key(alias: str) -> list[CircuitBreaker]:
-    """The breakers by key that somebody holds, but for those with a name of their own."""
-    named = _handed_out.get(alias, {})
-    return [breaker for name, breaker in list(_by_key[alias].items()) if name not in named]
-
-
-def in_test_environment() -> bool:
-    """Whether Django's ``setup_test_environment`` is in force."""
-    utils = sys.modules.get("django.test.utils")
-    return utils is not None and hasattr(getattr(utils, "_TestState", None), "saved_data")
-
-
-def _for_tests() -> bool:
-    """Whether this process runs tests, or will: ``manage.py test`` loads the project first."""
-    return in_test_environment() or sys.argv[1:2] == ["test"]
-
-
-def _is_autoreloader() -> bool:
-    """Whether this is ``runserver``'s outer process, which serves nothing."""
-    return (
-        sys.argv[1:2] == ["runserver"]
-        and "--noreload" not in sys.argv
-        and os.environ.get("RUN_MAIN") != "true"
-    )

@@ -13,6 +13,7 @@ from unittest import TestCase
 from django.test.utils import TestContextDecorator
 from django.urls import get_resolver
 
+from circuitbreaker_django import environment
 from circuitbreaker_django.backends.base import monotonic
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.conf import DEFAULT_ALIAS
@@ -22,13 +23,8 @@ from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import UnknownBreakerError
 from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.states import CircuitState
-from circuitbreaker_django.registry import (
-    Home,
-    Layer,
-    Override,
-    in_test_environment,
-    registries,
-)
+from circuitbreaker_django.project import Layer, Override, registries
+from circuitbreaker_django.registry import Home
 
 
 class FakeClock:
@@ -189,5 +185,5 @@ def _find(alias: str, name: str) -> CircuitBreaker:
 
 
 def _refuse_outside_of_tests(name: str) -> None:
-    if not in_test_environment():
+    if not environment.in_test_environment():
         raise RuntimeError(f"{name} is for tests: Django's setup_test_environment has not run")

@@ -11,7 +11,14 @@ import hypothesis
 import pytest
 from django.dispatch import Signal
 
-from circuitbreaker_django import declarations, pytest_plugin, registry, signals
+from circuitbreaker_django import (
+    declarations,
+    environment,
+    held,
+    pytest_plugin,
+    registries,
+    signals,
+)
 
 # Each model in more than 100,000 steps: pytest --hypothesis-profile=nightly
 hypothesis.settings.register_profile("nightly", max_examples=3000)
@@ -27,13 +34,13 @@ def pytest_configure(config):
 def fresh_registries():
     """No test meets another's circuits; what modules have declared when imported stays."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, attribute in ((declarations, "_declared"), (registry, "_handed_out")):
+        for module, attribute in ((declarations, "_declared"), (held, "named")):
             known = getattr(module, attribute)
             patch.setattr(module, attribute, {alias: dict(known[alias]) for alias in known})
-        patch.setattr(registry, "_by_key", defaultdict(WeakValueDictionary))
-        registry.registries.rebuild()
+        patch.setattr(held, "by_key", defaultdict(WeakValueDictionary))
+        registries.rebuild()
         yield
-        registry.registries.rebuild()
+        registries.rebuild()
 
 
 @pytest.fixture
@@ -51,10 +58,9 @@ def receivers_as_before():
 def outside_of_tests():
     """As in a worker process: Django's test environment is not in force."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "in_test_environment", lambda: False)
-        patch.setattr("circuitbreaker_django.testing.in_test_environment", lambda: False)
+        patch.setattr(environment, "in_test_environment", lambda: False)
         yield
-    registry.registries.rebuild()
+    registries.rebuild()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from django.test import Client, override_settings
 
 import circuitbreaker_django
-from circuitbreaker_django import apps, breakers, registries, registry
+from circuitbreaker_django import apps, breakers, environment, registries
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 
@@ -104,7 +104,7 @@ def test_a_request_notices_that_the_test_environment_has_begun(monkeypatch, tmp_
     with override_settings(CIRCUIT_BREAKERS={"default": {"LOCATION": str(tmp_path / "circuits")}}):
         breakers.declare("payments")
         with monkeypatch.context() as outside:
-            outside.setattr(registry, "in_test_environment", lambda: False)
+            outside.setattr(environment, "in_test_environment", lambda: False)
             held = breakers["payments"]
             assert isinstance(held.backend, SQLiteBackend)
             assert not held.passive

@@ -22,7 +22,6 @@ from circuitbreaker_django import (
     breakers,
     circuit_protected,
     registries,
-    registry,
 )
 from circuitbreaker_django.testing import live_breakers
 
@@ -104,7 +103,7 @@ def test_the_declaration_says_where_it_stands():
 def test_decorating_declares_nothing(monkeypatch):
     """``method_decorator`` decorates anew at every request."""
     decorate = circuit_protected("payments", failure_threshold=1)
-    monkeypatch.setattr(registry, "declare", broken)
+    monkeypatch.setattr(registries, "declare", broken)
     fail(decorate(broken))
     with pytest.raises(CircuitOpenError):
         decorate(broken)()

@@ -19,9 +19,9 @@ from circuitbreaker_django import (
     UnknownBreakerError,
     breakers,
     families,
+    held,
     members,
     registries,
-    registry,
 )
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
@@ -200,7 +200,7 @@ def test_a_name_that_no_family_can_have_is_refused_and_nothing_declared(name, er
     with pytest.raises(error, match="name"):
         registries["default"].family(name)
     with pytest.raises(error, match="name"):
-        registry.declare("default", name, {}, keyed=True)
+        registries.declare("default", name, {}, keyed=True)
 
     assert list(breakers) == []
 
@@ -262,7 +262,7 @@ def test_a_pattern_is_no_name():
     ids=str,
 )
 def test_precedence_of_a_breaker_by_key(settings, expected):
-    registry.declare("default", "tenant", {"failure_threshold": 4}, keyed=True)
+    registries.declare("default", "tenant", {"failure_threshold": 4}, keyed=True)
     entries = {name: {"failure_threshold": value} for name, value in settings.items()}
     with configured(DEFAULTS={"failure_threshold": 3}, BREAKERS=entries):
         assert breakers.family("tenant")("acme").policy.failure_threshold == expected
@@ -270,7 +270,7 @@ def test_precedence_of_a_breaker_by_key(settings, expected):
 
 
 def test_precedence_is_key_by_key():
-    registry.declare("default", "tenant", {"ramp_up": 4.0}, keyed=True)
+    registries.declare("default", "tenant", {"ramp_up": 4.0}, keyed=True)
     breakers.declare("tenant:acme", recovery_jitter=0.5)
     entries = {
         "tenant": {"success_threshold": 5, "failure_threshold": 5},
@@ -382,8 +382,8 @@ def test_registries_keep_families_apart():
 
 @pytest.mark.parametrize("first", [True, False])
 def test_what_one_place_calls_keyed_is_keyed(first):
-    registry.declare("default", "tenant", {"failure_threshold": 3}, keyed=first)
-    registry.declare("default", "tenant", {}, keyed=not first)
+    registries.declare("default", "tenant", {"failure_threshold": 3}, keyed=first)
+    registries.declare("default", "tenant", {}, keyed=not first)
 
     assert breakers["tenant:acme"].policy.failure_threshold == 3
 
@@ -393,7 +393,7 @@ def test_options_may_come_after_the_family_and_reach_those_in_use(clock):
     held, put_away = family("acme"), family("globex")
     other = breakers.family("host")("acme")
     use(held)
-    registry.declare("default", "tenant", {"failure_threshold": 1}, keyed=True)
+    registries.declare("default", "tenant", {"failure_threshold": 1}, keyed=True)
 
     assert held.policy.failure_threshold == put_away.policy.failure_threshold == 1
     assert other.policy.failure_threshold == 5
@@ -414,9 +414,9 @@ def test_a_member_that_is_declared_by_its_name_stays_the_object_it_is(tenant):
 
 
 def test_two_declarations_of_a_family_that_differ_are_refused():
-    registry.declare("default", "tenant", {"failure_threshold": 3}, keyed=True)
+    registries.declare("default", "tenant", {"failure_threshold": 3}, keyed=True)
     with pytest.raises(ImproperlyConfigured, match="declared twice"):
-        registry.declare("default", "tenant", {"failure_threshold": 4}, keyed=True)
+        registries.declare("default", "tenant", {"failure_threshold": 4}, keyed=True)
 
 
 # -- how many are kept --------------------------------------------------------------------------
@@ -509,7 +509,7 @@ def test_one_that_nobody_holds_is_forgotten_altogether(tenant):
 
     assert gone() is None
     assert views() == 2
-    assert set(registry._by_key["default"]) == set(kept())
+    assert set(held.by_key["default"]) == set(kept())
     assert set(tenant.plain) == {name.removeprefix("tenant:") for name in kept()}
 
 
@@ -603,16 +603,17 @@ def test_a_call_that_was_on_its_way_counts(tenant):
 
 
 def test_a_block_that_was_on_its_way_counts(tenant):
+    member = tenant("held")
+
     def work():
-        with held:
-            let_go(held)
+        with member:
+            let_go(member)
             raise OSError
 
-    held = tenant("held")
     fail_times(work, 1)
-    fail_times(lambda: held.call(fail), 1)
+    fail_times(lambda: member.call(fail), 1)
 
-    assert held.state is CircuitState.OPEN
+    assert member.state is CircuitState.OPEN
 
 
 def test_a_failure_of_a_call_that_began_before_a_reset_does_not_count(tenant):
@@ -881,7 +882,7 @@ def test_50_000_hostile_keys_stay_bounded(monkeypatch):
 
         assert len(kept()) == 50
         assert views() == 50
-        assert len(registry._by_key["default"]) == 50
+        assert len(held.by_key["default"]) == 50
         assert len(tenant.plain) <= 50
         assert len(told) == 50
 
@@ -1191,7 +1192,7 @@ def test_operators_are_told_of_so_many_and_no_more(monkeypatch):
 def test_a_family_that_is_declared_anew_is_published_anew_with_its_members(tmp_path):
     with configured(LOCATION=str(tmp_path / "circuits")):
         use(breakers.family("tenant")("acme"))
-        registry.declare("default", "tenant", {"failure_threshold": 3}, keyed=True)
+        registries.declare("default", "tenant", {"failure_threshold": 3}, keyed=True)
         backend = registries["default"].backend
         backend.close()
         use(breakers["tenant"])

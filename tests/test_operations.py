@@ -19,7 +19,6 @@ from circuitbreaker_django import (
     Mode,
     UnknownBreakerError,
     registries,
-    registry,
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import Declaration
@@ -392,7 +391,7 @@ def test_policy_of_a_breaker_by_key(enter, config, worker):
 
 
 def test_code_here_says_what_a_family_is_like(enter, config, worker):
-    registry.declare("default", "tenant", {"failure_threshold": 7}, keyed=True)
+    registries.declare("default", "tenant", {"failure_threshold": 7}, keyed=True)
     config["DEFAULTS"] = {"failure_threshold": 2}
     [row] = enter().status(["tenant:a"])
 
@@ -404,7 +403,7 @@ def test_where_each_option_is_set(enter, config, worker):
     publish(worker, "stock", "shop/stock.py:3", recovery_timeout=300, failure_threshold=7)
     config["DEFAULTS"] = {"recovery_timeout": 300, "quorum": 2}
     config["BREAKERS"] = {"stock": {"success_threshold": 4}}
-    registry.declare("default", "stock", {"ramp_up": 9.0})
+    registries.declare("default", "stock", {"ramp_up": 9.0})
     origins = enter().known.origins("stock")
     assert origins.pop("ramp_up").startswith(__file__)
     assert origins == {

@@ -23,11 +23,13 @@ from circuitbreaker_django import (
     breakers,
     circuit_protected,
     conf,
+    environment,
+    held,
     registries,
-    registry,
 )
 from circuitbreaker_django.backends.memory import MemoryBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
+from circuitbreaker_django.registry import Registry
 from circuitbreaker_django.testing import FakeClock, live_breakers
 
 MEMORY = "circuitbreaker_django.backends.memory.MemoryBackend"
@@ -596,7 +598,7 @@ def test_a_registry_made_before_the_test_environment_began_does_not_outlive_that
     location = str(tmp_path / "circuits")
     with configured(LOCATION=location):
         with monkeypatch.context() as outside:
-            outside.setattr(registry, "in_test_environment", lambda: False)
+            outside.setattr(environment, "in_test_environment", lambda: False)
             held = circuit_protected("payments", failure_threshold=1)(fail)
             assert isinstance(breakers["payments"].backend, SQLiteBackend)
         fail_times(held, 3)
@@ -861,16 +863,16 @@ def test_a_path_that_leads_nowhere_is_one_error_in_the_log_and_the_rest_counts(c
 
 
 def test_a_fork_does_not_inherit_a_lock_that_another_thread_holds():
-    held, done = threading.Event(), threading.Event()
+    taken, done = threading.Event(), threading.Event()
 
     def hold():
-        with registry._lock:
-            held.set()
+        with held.lock:
+            taken.set()
             done.wait()
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait()
+    taken.wait()
     pid = os.fork()
     if pid == 0:
         breakers.declare("payments")
@@ -902,7 +904,7 @@ def test_the_clock_in_force_is_the_innermost_one():
 
 def test_a_registry_has_the_clock_it_is_given():
     clock = FakeClock()
-    made = registry.Registry(conf.RegistryConfig("default"), clock=clock)
+    made = Registry(conf.RegistryConfig("default"), registries, clock=clock)
 
     assert made.backend.clock is clock
     assert not made.passive

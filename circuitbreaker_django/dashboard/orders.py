@@ -28,7 +28,7 @@ from circuitbreaker_django.dashboard.words import LOOKS, Look, length, look_of
 from circuitbreaker_django.operations.duration import parse_duration
 from circuitbreaker_django.operations.room import AppliedUnseen, ControlRoom
 from circuitbreaker_django.operations.status import BreakerStatus
-from circuitbreaker_django.registry import registries
+from circuitbreaker_django.project import registries
 
 
 @dataclass(frozen=True, slots=True)

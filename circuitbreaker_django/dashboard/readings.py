@@ -22,7 +22,7 @@ from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.words import moment
 from circuitbreaker_django.operations.room import ControlRoom
 from circuitbreaker_django.operations.status import BreakerStatus
-from circuitbreaker_django.registry import registries
+from circuitbreaker_django.project import registries
 
 
 @dataclass(frozen=True, slots=True)

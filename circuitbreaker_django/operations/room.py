@@ -12,9 +12,10 @@ from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.environment import in_test_environment
 from circuitbreaker_django.operations.catalogue import Catalogue
 from circuitbreaker_django.operations.status import BreakerStatus, moment, status_of
-from circuitbreaker_django.registry import Registry, in_test_environment
+from circuitbreaker_django.registry import Registry
 
 
 class CannotSteer(CircuitBackendError):

@@ -32,7 +32,7 @@ from circuitbreaker_django.operations.as_data import event_as_data, status_as_da
 from circuitbreaker_django.operations.catalogue import choose
 from circuitbreaker_django.operations.room import ControlRoom, silence
 from circuitbreaker_django.operations.status import BreakerStatus
-from circuitbreaker_django.registry import registries
+from circuitbreaker_django.project import registries
 
 
 class Command(BaseCommand):
