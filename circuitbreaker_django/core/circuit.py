@@ -327,7 +327,7 @@ def acquire(
         return circuit, Grant(False, circuit.retry_at - now), ()
     if any(permit.token == token for permit in circuit.permits):
         return circuit, Grant(True), ()
-    live = [permit for permit in circuit.permits if _is_live(permit, now)]
+    live = running(circuit, now)
     if len(live) >= policy.half_open_max_calls:
         return circuit, Grant(False, min(permit.expires for permit in live) - now), ()
     expired = [permit for permit in circuit.permits if not _is_live(permit, now)]
@@ -510,6 +510,11 @@ def _has_quorum(circuit: Circuit, policy: Policy, now: int) -> bool:
         return True
     times = tuple(one.seen_at for one in circuit.witnesses)
     return len(window.live(times, policy, now)) >= policy.quorum
+
+
+def running(circuit: Circuit, now: int) -> list[Permit]:
+    """The permits of the trials that run: without those whose lease has run out (rule 11)."""
+    return [permit for permit in circuit.permits if _is_live(permit, now)]
 
 
 def _is_live(permit: Permit, now: int) -> bool:

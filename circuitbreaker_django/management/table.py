@@ -55,9 +55,9 @@ def per_second(rate: float) -> str:
 def _cells(row: BreakerStatus, processes: int, *, wide: bool) -> list[str]:
     by_itself = alone(len(row.alone_in), processes)
     cells = (
-        row.name,
-        f"{state(row)}, {by_itself}" if by_itself else state(row),
-        "" if row.retry_after is None else length(math.ceil(row.retry_after)),
+        f"{row.name} (common breaker of {row.common_to})" if row.common_to else row.name,
+        ", ".join(filter(None, (state(row), _trials(row), by_itself))),
+        _retry_in(row),
         _failures(row) * (row.state is CircuitState.CLOSED),
         f"{row.would_reject} calls" * (row.mode is Mode.METRICS_ONLY),
         "" if row.stats is None else per_second(row.stats.calls_per_second),
@@ -69,6 +69,20 @@ def _cells(row: BreakerStatus, processes: int, *, wide: bool) -> list[str]:
     )
     texts = (printable(cell) for cell in cells)
     return [text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…" for text in texts]
+
+
+def _trials(row: BreakerStatus) -> str:
+    """Why an open circuit that may be tried does not let a call pass now, if it does not."""
+    count = row.trials_running
+    return f"{count} trial{'s' * (count > 1)} running" if count else ""
+
+
+def _retry_in(row: BreakerStatus) -> str:
+    if row.retry_after is None:
+        return ""
+    if row.state is CircuitState.HALF_OPEN:  # it waits for a call, or for what its trials say
+        return "now" * (row.trials_running < row.policy.half_open_max_calls)
+    return length(math.ceil(row.retry_after))
 
 
 def _failures(row: BreakerStatus) -> str:

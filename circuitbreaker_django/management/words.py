@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Final
 
 from circuitbreaker_django.core.announce import event_in_words, printable
 from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.operations.room import ControlRoom, silence
 from circuitbreaker_django.operations.status import BreakerStatus
+
+#: So many differences are listed where not all are asked for.
+_MAX_LISTED: Final = 5
 
 
 def state(row: BreakerStatus) -> str:
@@ -42,8 +46,8 @@ def crowd(room: ControlRoom) -> str:
     return f"{count} live process{'es' * (count > 1)} ({listed})"
 
 
-def warnings(room: ControlRoom, verbosity: int) -> Iterator[str]:
-    """What an operator must know before believing what is shown."""
+def warnings(room: ControlRoom, rows: Iterable[BreakerStatus], verbosity: int) -> Iterator[str]:
+    """What an operator must know before believing what is shown of those breakers."""
     alias = room.registry.config.alias
     if not room.registry.config.enabled:
         yield f"Registry {alias!r} is switched off (ENABLED is False): all calls pass."
@@ -53,13 +57,26 @@ def warnings(room: ControlRoom, verbosity: int) -> Iterator[str]:
             "command, and say nothing of any other process."
         )
     if room.differing:
-        share = f"{len(room.differing)} of {len(room.processes)} live processes"
-        pids = ", ".join(f"{process.host}:{process.pid}" for process in room.differing)
-        listed = f" ({printable(pids)})" * (verbosity > 1)
-        yield f"Other settings than this command's are in force in {share}{listed}."
+        most = None if verbosity > 1 else _MAX_LISTED
+        pids = [f"{process.host}:{process.pid}" for process in room.differing]
+        there = [
+            f"{row.name}: {option} {value}"
+            for row in rows
+            for option, value in row.elsewhere.items()
+        ]
+        yield (
+            f"Other settings than this command's are in force in {len(pids)} of "
+            f"{len(room.processes)} live processes ({_listed(pids, most)}); what is shown goes by "
+            "this command's"
+            + (f", where the others have {_listed(there, most)}." if there else ".")
+        )
     if room.silent:
         yield f"{silence(room.silent)}."
     yield from room.advice
+
+
+def _listed(texts: Sequence[str], most: int | None) -> str:
+    return printable(", ".join(texts[:most])) + ", …" * (len(texts) > len(texts[:most]))
 
 
 def said(before: BreakerStatus, after: BreakerStatus, kind: CommandKind) -> str:

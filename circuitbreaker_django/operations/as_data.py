@@ -22,6 +22,7 @@ def status_as_data(row: BreakerStatus) -> dict[str, Any]:
         "since": row.since and f"{row.since:%Y-%m-%dT%H:%M:%SZ}",
         "retry_after": row.retry_after,
         "failures": row.failures,
+        "trials_running": row.trials_running,
         "would_reject": row.would_reject,
         "failure_rate": row.failure_rate,
         "slow_rate": row.slow_rate,
@@ -34,6 +35,8 @@ def status_as_data(row: BreakerStatus) -> dict[str, Any]:
         "last_error_message": row.last_message or None,
         "last_error_at": row.last_error_at and f"{row.last_error_at:%Y-%m-%dT%H:%M:%SZ}",
         "family": row.family or None,
+        "common_breaker_of": row.common_to or None,
+        "elsewhere": dict(row.elsewhere),
     }
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
 
 from circuitbreaker_django import conf, families
-from circuitbreaker_django.backends.store import KEYED, Declaration, Overview
+from circuitbreaker_django.backends.store import KEYED, Declaration, Overview, ProcessInfo
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.errors import UnknownBreakerError
 from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
@@ -26,6 +28,12 @@ class Catalogue:
     def __init__(self, registry: Registry, overview: Overview) -> None:
         self.registry = registry
         self.overview = overview
+
+    @cached_property
+    def differing(self) -> tuple[ProcessInfo, ...]:
+        """The live processes that run with other settings than this one."""
+        own = self.registry.config.digest()
+        return tuple(process for process in self.overview.processes if process.digest != own)
 
     def names(self, wanted: Iterable[str] = ()) -> list[str]:
         """Every known name: of the settings, of anybody's code, and of the store (rule 23).
@@ -56,16 +64,37 @@ class Catalogue:
             return family
         return self.registry.family_of(name)
 
+    def common_to(self, name: str) -> str:
+        """The pattern of a family whose common breaker this is; empty for any other one.
+
+        It is for the keys that no breaker of their own could be kept for.
+        """
+        if families.COLON in name:  # one by key: of these too it is told that they are keyed
+            return ""
+        published, declared = self.overview.declarations.get(name), self.registry.declared(name)
+        start = f"{name}{families.COLON}"
+        is_one = (
+            (published is not None and published.policy.get(KEYED) is True)
+            or (declared is not None and declared.keyed)
+            or any(
+                families.is_pattern(entry) and entry.startswith(start)
+                for entry in self.registry.config.breakers
+            )
+        )
+        return f"{start}*" if is_one else ""
+
     def policy(self, name: str) -> Policy:
         """As settings and code say here; what they leave open, as was published (rule 23)."""
         config, here = self.registry.config, self.registry.said_of(name)
-        published = self._published(name)
-        said = published.policy if published else {}
-        there = {key: value for key, value in said.items() if key in POLICY_FIELDS}
         try:
-            return options.make_policy({**config.defaults, **there, **here})
+            return options.make_policy({**config.defaults, **self._told(name), **here})
         except (TypeError, ValueError):  # published by a process of another release
             return options.make_policy({**config.defaults, **here})
+
+    def elsewhere(self, name: str, policy: Policy) -> dict[str, Any]:
+        """The options that live processes have other values of than that policy, as last told."""
+        there = self._told(name).items() if self.differing else ()
+        return {key: value for key, value in there if value != getattr(policy, key)}
 
     def where(self, name: str) -> str:
         """Where the breaker is declared, as ``file:line`` or in which setting, if anybody does."""
@@ -80,8 +109,8 @@ class Catalogue:
         places = dict.fromkeys(config.defaults, conf.where(config.alias, "DEFAULTS"))
         if published is not None:  # it does not say which of its options are defaults
             known = options.make_policy(config.defaults)
-            there = {key: value for key, value in published.policy.items() if key in POLICY_FIELDS}
-            differing = [key for key, value in there.items() if value != getattr(known, key)]
+            there = self._told(name).items()
+            differing = [key for key, value in there if value != getattr(known, key)]
             places |= dict.fromkeys(differing, published.where)
         for source, said in self.registry.sources_of(name):
             if isinstance(source, Declared):
@@ -89,6 +118,12 @@ class Catalogue:
             else:
                 places |= dict.fromkeys(said, conf.where(config.alias, "BREAKERS", source))
         return places
+
+    def _told(self, name: str) -> dict[str, Any]:
+        """The options of its policy, as published."""
+        published = self._published(name)
+        said = published.policy if published else {}
+        return {key: value for key, value in said.items() if key in POLICY_FIELDS}
 
     def _published(self, name: str) -> Declaration | None:
         """What was published of a breaker; of one by key that was not, that of its family."""

@@ -88,8 +88,7 @@ class ControlRoom:
     @property
     def differing(self) -> tuple[ProcessInfo, ...]:
         """The live processes that run with other settings than this one."""
-        own = self.registry.config.digest()
-        return tuple(process for process in self.processes if process.digest != own)
+        return self.known.differing
 
     def glance(self) -> dict[str, tuple[CircuitState, Mode]]:
         """State and mode of every known breaker: less than :meth:`status` says, and sooner."""

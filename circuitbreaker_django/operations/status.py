@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from circuitbreaker_django.backends.store import ProcessInfo, Stats
 from circuitbreaker_django.core import circuit as core
@@ -39,9 +41,15 @@ class BreakerStatus:
         last_error, last_message: the class of the newest failure's exception, and what it said.
         last_error_at: when that failure was; ``None`` when there was none.
         stats: its calls over time; ``None`` when nobody counts them, or they cannot be read.
-        policy: its effective numbers.
+        trials_running: the trials that are under way.
+        policy: its effective numbers, by the settings of this process; what they leave open, as
+            the last process that told of it has it.
+        elsewhere: where live processes run with other settings, the options that the last one
+            that told of it has other values of, and these values.
         where: it is declared, as ``file:line`` or in which setting; empty when nobody does.
         family: of a breaker by key, its family's name; empty for any other one.
+        common_to: of a family's common breaker, the pattern of the breakers by key that it stands
+            in for; empty for any other one.
         epoch: what an order may expect it to be at still.
     """
 
@@ -64,9 +72,12 @@ class BreakerStatus:
     last_message: str
     last_error_at: datetime | None
     stats: Stats | None
+    trials_running: int
     policy: Policy
+    elsewhere: Mapping[str, Any]
     where: str
     family: str
+    common_to: str
     epoch: int
 
 
@@ -117,9 +128,12 @@ def status_of(
         last_message=circuit.last_message,
         last_error_at=moment(circuit.last_error_at, now) if circuit.last_error_at else None,
         stats=stats,
+        trials_running=len(core.running(circuit, now)),
         policy=policy,
+        elsewhere=known.elsewhere(name, policy),
         where=known.where(name),
         family=known.family_of(name),
+        common_to=known.common_to(name),
         epoch=stored.epoch,
     )
 

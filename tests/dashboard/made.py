@@ -31,9 +31,12 @@ def status(**given: Any) -> BreakerStatus:
         "last_message": "",
         "last_error_at": None,
         "stats": None,
+        "trials_running": 0,
         "policy": Policy(),
+        "elsewhere": {},
         "where": "",
         "family": "",
+        "common_to": "",
         "epoch": 1,
     }
     return BreakerStatus(**{**values, **given})

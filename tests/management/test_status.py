@@ -26,18 +26,10 @@ def test_status_is_a_table_and_what_it_was_read_from(run, worker, tmp_path):
         "\n"
         f"Backend: SQLiteBackend at {tmp_path}/circuits.v1.sqlite3\n"
         f"Attached: 1 live process ({worker_kind(worker)})\n"
-        "Other settings than this command's are in force in 1 of 1 live processes.\n"
+        "Other settings than this command's are in force in 1 of 1 live processes "
+        f"({HOST}:{os.getpid()}); what is shown goes by this command's.\n"
         "\n"
     )
-
-
-def test_more_verbose_it_says_which_processes_run_with_other_settings(run, worker):
-    worker.backend.digest = "x"
-    worker.payments.trip()
-    worker.backend.publish()
-    line = "Other settings than this command's are in force in 1 of 1 live processes"
-    assert f"{line} ({HOST}:{os.getpid()}).\n" in run("status", "-v", "2").out
-    assert f"{line}.\n" in run("status").out
 
 
 def test_more_verbose_it_says_where_they_are_declared(run, worker):
@@ -162,6 +154,9 @@ def test_json_of_a_closed_circuit(rows, worker):
         "last_error_message": None,
         "last_error_at": None,
         "family": None,
+        "common_breaker_of": None,
+        "elsewhere": {},
+        "trials_running": 0,
     }
 
 
@@ -232,6 +227,12 @@ def test_those_asked_for_are_all_shown(run, rows, family):
     assert len(rows()) == 1003
     assert {row["family"] for name, row in rows().items() if ":" in name} == {"tenant"}
     assert rows()["tenant"]["family"] is None
+
+
+def test_a_familys_common_breaker_is_told_from_those_by_key(run, rows, family):
+    assert re.search(r"^tenant \(common breaker of tenant:\*\) +closed", run("status").out, re.M)
+    assert rows()["tenant"]["common_breaker_of"] == "tenant:*"
+    assert {row["common_breaker_of"] for name, row in rows().items() if name != "tenant"} == {None}
 
 
 def test_those_that_the_settings_name_are_always_shown(run, family, settings_of_breakers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from circuitbreaker_django import (
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.core.circuit import MAX_TEXT
+from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.management.table import per_second
 from tests.management.conftest import HOST, NOTHING, TIME, calls
 
@@ -32,7 +34,7 @@ def test_columns_without_a_word_are_left_out(run, worker):
         ({}, "open  +5 min"),
         ({"hold": True}, "held open until reset"),
         ({"duration": 7200.0}, f"held open until {TIME}  2 h"),
-        ({"duration": 1e-5}, "half-open  0 s"),
+        ({"duration": 1e-5}, "half-open  now"),
     ],
 )
 def test_states_are_in_words(run, worker, options, words):
@@ -148,3 +150,29 @@ def test_a_circuit_that_one_process_has_open_alone_says_so(
     assert "Attached: 2 live processes" in table
     sick.close()
     assert rows()["pay"]["open_alone_in"] == []
+
+
+def test_a_trial_that_runs_is_seen(run, rows, worker, settings_of_breakers):
+    settings_of_breakers["default"]["BREAKERS"]["payments"] = {"half_open_max_calls": 2}
+    worker.payments.policy = Policy(half_open_max_calls=2)
+    worker.payments.trip(duration=1e-5)
+
+    def look():
+        return rows()["payments"]["trials_running"], run("status").out.splitlines()[1]
+
+    def inner_trial():
+        count, line = look()
+        assert (count, re.sub(r" +", " ", line)[:46]) == (
+            2,
+            "payments half-open, 2 trials running 0 s ago t",
+        )
+
+    def outer_trial():
+        count, line = look()
+        assert count == 1
+        assert re.match(r"payments +half-open, 1 trial running +now +", line)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(worker.payments.call, inner_trial).result()
+
+    worker.payments.call(outer_trial)
+    assert look()[0] == 0

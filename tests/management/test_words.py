@@ -1,4 +1,4 @@
-"""What the command says of processes that are cut off."""
+"""What the command says of processes that are cut off, or that run with other settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from django.utils import translation
 
 from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
-from circuitbreaker_django.backends.store import ProcessInfo
+from circuitbreaker_django.backends.store import Declaration, ProcessInfo
 from circuitbreaker_django.operations.room import silence as silence_in_words
-from tests.management.conftest import states
+from tests.management.conftest import HOST, states
 
 SILENT = (
     rf"1 process was not heard of for \d+ s \(pid {os.getpid()}\): it may be cut off from the "
@@ -64,3 +64,53 @@ def test_it_says_all_of_it_in_english(run, worker, monkeypatch):
     worker.payments.trip()
     assert "0 s ago" in run("status").out
     assert "translated" not in run("status").out
+
+
+# -- processes that run with other settings ---------------------------------------------------
+
+
+def test_where_settings_differ_it_says_whose_are_shown_and_what_others_have(
+    run, rows, worker, settings_of_breakers
+):
+    settings_of_breakers["default"]["BREAKERS"]["payments"] = {"failure_threshold": 7}
+    worker.backend.digest = "x"
+    policy = {"failure_threshold": 3, "success_threshold": 1, "quorum": "\x1b[2J"}
+    worker.backend.declare(Declaration("payments", policy, "shop.py:1"))
+    worker.backend.publish()
+    result = run("status")
+    assert "payments  closed  0 of 7" in result.out
+    assert (
+        "Other settings than this command's are in force in 1 of 1 live processes "
+        f"({HOST}:{os.getpid()}); what is shown goes by this command's, where the others have "
+        r"payments: failure_threshold 3, payments: quorum \x1b[2J." in result.out
+    )
+    assert rows("payments")["payments"]["elsewhere"] == {
+        "failure_threshold": 3,
+        "quorum": "\x1b[2J",
+    }
+
+
+def test_what_was_told_by_processes_that_are_gone_differs_from_nothing(
+    run, rows, worker, settings_of_breakers
+):
+    settings_of_breakers["default"]["BREAKERS"]["payments"] = {"failure_threshold": 7}
+    worker.backend.digest = "x"
+    worker.backend.declare(Declaration("payments", {"failure_threshold": 3}, "shop.py:1"))
+    worker.backend.publish()
+    worker.backend.close()
+    assert rows()["payments"]["elsewhere"] == {}
+    assert "Other settings" not in run("status").out
+
+
+def test_of_many_that_differ_some_are_listed_and_more_verbose_all(
+    run, worker, settings_of_breakers
+):
+    settings_of_breakers["default"]["BREAKERS"] = {
+        f"b{number}": {"failure_threshold": 7} for number in range(7)
+    }
+    worker.backend.digest = "x"
+    for number in range(7):
+        worker.backend.declare(Declaration(f"b{number}", {"failure_threshold": 3}, "shop.py:1"))
+    worker.backend.publish()
+    assert "b4: failure_threshold 3, …." in run("status").out
+    assert "b6: failure_threshold 3." in run("status", "-v2").out

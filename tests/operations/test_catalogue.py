@@ -195,3 +195,19 @@ def test_a_policy_counts_even_where_what_judges_its_calls_has_no_path(enter, wor
     worker.backend._publish(worker.backend._here(), 1)
     [row] = enter().status(["hidden"])
     assert row.policy == breaker.policy
+
+
+def test_common_breakers_are_those_of_families_by_whoever_says_so(enter, config, worker):
+    config["BREAKERS"] = {"host:a*": {}, "host": {}, "stock": {}, "stock:x": {}}
+    registry.declare("default", "tenant", {}, keyed=True)
+    publish(worker, "payments")
+    worker.backend.declare(Declaration("hook", {"keyed": True}, "shop.py:1"))
+    worker.backend.declare(Declaration("hook:a", {"keyed": True}, "shop.py:1"))
+    worker.backend._publish(worker.backend._here(), 1)
+    known = enter().known
+    assert {name: known.common_to(name) for name in known.names() if known.common_to(name)} == {
+        "hook": "hook:*",
+        "host": "host:*",
+        "tenant": "tenant:*",
+    }
+    assert {"hook:a", "payments", "stock", "stock:x"} < set(known.names())

@@ -123,8 +123,8 @@ class Command(BaseCommand):
             rows = [row for part in shown for row in part]
             if format == "json":
                 self.stdout.write(json.dumps([status_as_data(row) for row in rows], indent=2))
-                for room in rooms:
-                    for warning in words.warnings(room, verbosity):
+                for room, part in zip(rooms, shown, strict=True):
+                    for warning in words.warnings(room, part, verbosity):
                         self.stderr.write(warning, self.style.WARNING)
             else:
                 for room, part in zip(rooms, shown, strict=True):
@@ -241,7 +241,7 @@ class Command(BaseCommand):
             self.stdout.write(f"Attached: {words.crowd(room)}")
             if room.answered_in is not None:
                 self.stdout.write(f"Reachable: it answered in {room.answered_in * 1000:.0f} ms")
-        for warning in words.warnings(room, verbosity):
+        for warning in words.warnings(room, rows, verbosity):
             self.stdout.write(self.style.WARNING(warning))
         self.stdout.write()
 
