@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 
 
@@ -15,15 +16,19 @@ class Proxy:
     ``refuse``: nobody is there. ``reset``: connections end with an RST. ``swallow``: the server
     gets everything, and its answers are lost. ``delay``: answers come after three seconds.
     ``cut``: half of an answer comes, and then nothing. ``garbage``: the answers are nonsense.
+
+    Args:
+        target: the server's port or socket.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = ("127.0.0.1", port)
+    def __init__(self, target: int | Path) -> None:
+        self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._fault: str | None = None
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
 
     @property
     def fault(self) -> str | None:
@@ -76,13 +81,20 @@ class Proxy:
                 client.close()
                 continue
             try:
-                server = socket.create_connection(self._target)
+                server = self._connect()
             except OSError:
                 client.close()
                 continue
             self._open |= {client, server}
             self._start(self._pass_on, client, server, False)
             self._start(self._pass_on, server, client, True)
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self._target, int):
+            return socket.create_connection(("127.0.0.1", self._target))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(self._target))
+        return server
 
     def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         try:
