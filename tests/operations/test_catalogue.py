@@ -199,7 +199,7 @@ def test_a_policy_counts_even_where_what_judges_its_calls_has_no_path(enter, wor
 
 def test_common_breakers_are_those_of_families_by_whoever_says_so(enter, config, worker):
     config["BREAKERS"] = {"host:a*": {}, "host": {}, "stock": {}, "stock:x": {}}
-    registry.declare("default", "tenant", {}, keyed=True)
+    registries.declare("default", "tenant", {}, keyed=True)
     publish(worker, "payments")
     worker.backend.declare(Declaration("hook", {"keyed": True}, "shop.py:1"))
     worker.backend.declare(Declaration("hook:a", {"keyed": True}, "shop.py:1"))
