@@ -344,12 +344,12 @@ class RedisStore(RemoteStore):
             for name, circuit in found.circuits.items()
             if rows > MAX_ROWS and core.is_blank(circuit, patient, found.now)
         ]
-        told = {
-            "policy": policy_data(patient),
-            "names": blank[:PAGE],
-            "declarations": keyed[: max(0, entries - MAX_DECLARED)],
-        }
-        self._change(lambda client: self._run(client, CLEAN, as_text(told)))
+        policy = policy_data(patient)
+        surplus = keyed[: max(0, entries - MAX_DECLARED)]
+        while blank or surplus:
+            told = {"policy": policy, "names": blank[:PAGE], "declarations": surplus[:PAGE]}
+            blank, surplus = blank[PAGE:], surplus[PAGE:]
+            self._change(lambda client, told=told: self._run(client, CLEAN, as_text(told)))  # type: ignore[misc]
 
     def _apply(self, operations: list[dict[str, Any]], before: int) -> tuple[Any, Snapshot]:
         asked = {"seed": str(_new_incarnation()), "before": before, "operations": operations}

@@ -142,6 +142,18 @@ class Worker:
             return "local" if admission.local else "trial"
         return type(admission).__name__
 
+    def leave(self, failed: bool = False) -> str:
+        """The end of the trial that was entered."""
+        self.breaker.leave_block(self.trials.pop(), Down() if failed else None)
+        return "done"
+
+    def jump(self, by: float) -> str:
+        """Let the wall clock of this process jump by so many seconds."""
+        wall, wall_ns = time.time, time.time_ns
+        time.time = lambda: wall() + by
+        time.time_ns = lambda: wall_ns() + int(by * 1e9)
+        return "done"
+
     def state(self) -> str:
         return self.breaker.state.value
 
