@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
-from circuitbreaker_django.backends.base import monotonic
+from circuitbreaker_django.backends.base import Backend, monotonic
+from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.store import MAX_ROWS
 from circuitbreaker_django.core.policy import micros
@@ -147,6 +149,66 @@ def test_the_wall_clock_of_a_process_may_jump(hire, hours):
     assert other.wait_for("closed") == "closed"
     assert jumping.available()
     assert sorted(other.pids()) == sorted([jumping.pid, other.pid])
+
+
+@pytest.fixture(params=["redis", "database"])
+def jumping(
+    request: pytest.FixtureRequest,
+) -> Iterator[tuple[list[Backend], Callable[[int], None]]]:
+    """Two members of a store whose clock may jump by hours."""
+    shift = 0
+
+    def clock() -> int:
+        return time.time_ns() // 1000 + shift
+
+    def jump(hours: int) -> None:
+        nonlocal shift
+        shift = micros(3600 * hours)
+
+    members: list[Any] = []
+    if request.param == "redis":
+        url = request.getfixturevalue("server").url
+        members += [RedisBackend(url, server_clock=clock) for _ in range(2)]
+    else:
+        alias, name = request.getfixturevalue("database"), request.node.nodeid
+        members += [DatabaseBackend(alias, namespace=name, server_clock=clock) for _ in range(2)]
+    yield members, jump
+    for member in members:
+        process = member._here()
+        member.close()
+        for thread in (process.feed, process.writer):
+            thread.join(20)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_the_clock_of_a_server_may_jump_while_a_circuit_is_open(jumping, hours):
+    members, jump = jumping
+    options = {"failure_threshold": 2, "recovery_timeout": 0.5, "recovery_timeout_max": 1}
+    ours, theirs = (CircuitBreaker("payments", backend=one, **options) for one in members)
+    for breaker in (ours, theirs):
+        until(lambda breaker=breaker: breaker.call(ok) and is_back(breaker))
+    ours.trip()
+    until(lambda: theirs.state is not CircuitState.CLOSED)
+    epoch = ours.view.shared_epoch
+    jump(hours)
+    until(lambda: tried(theirs))
+    until(lambda: is_closed(ours) and is_closed(theirs))
+    assert ours.view.shared_epoch > epoch
+    ours.trip(hold=True)
+    until(lambda: is_open(theirs))
+    theirs.reset()
+    until(lambda: is_closed(ours))
+    failing(ours)
+    failing(theirs)
+    until(lambda: not is_closed(ours) and not is_closed(theirs))
+
+
+def tried(breaker: CircuitBreaker) -> bool:
+    try:
+        breaker.call(ok)
+    except CircuitOpenError:
+        return False
+    return True
 
 
 # -- many names ----------------------------------------------------------------------------------
