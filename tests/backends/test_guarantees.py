@@ -183,10 +183,10 @@ def jumping(
 @pytest.mark.parametrize("hours", [1, -1])
 def test_the_clock_of_a_server_may_jump_while_a_circuit_is_open(jumping, hours):
     members, jump = jumping
-    options = {"failure_threshold": 2, "recovery_timeout": 0.5, "recovery_timeout_max": 1}
+    options: dict[str, Any] = {"recovery_timeout": 0.5, "recovery_timeout_max": 1}
+    options["failure_threshold"] = 2
     ours, theirs = (CircuitBreaker("payments", backend=one, **options) for one in members)
-    for breaker in (ours, theirs):
-        until(lambda breaker=breaker: breaker.call(ok) and is_back(breaker))
+    until(lambda: ours.call(ok) and theirs.call(ok) and is_back(ours, theirs))
     ours.trip()
     until(lambda: theirs.state is not CircuitState.CLOSED)
     epoch = ours.view.shared_epoch
