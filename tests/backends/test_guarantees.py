@@ -60,6 +60,12 @@ def hire(server: RedisServer) -> Iterator[Hire]:
                 pipe.close()
 
 
+def until_there(*hands: Hand) -> None:
+    """All begin at once, which takes its time on a busy host."""
+    for hand in hands:
+        until(hand.available, seconds=60)
+
+
 def has_to_tell(backend: Any) -> bool:
     """Whether there are calls of which the store does not know yet."""
     return bool(backend._pending.evidence)
@@ -98,8 +104,7 @@ STEPS = ["before it asks", "while it asks", "while it tries", "while it reports"
 @pytest.mark.parametrize("step", STEPS)
 def test_the_holder_of_a_permit_may_be_killed_at_each_step(server, hire, step):
     victim, other = (hire(recovery_timeout=0.2, trial_timeout=1) for _ in range(2))
-    until(victim.available)
-    until(other.available)
+    until_there(victim, other)
     assert victim.trip() == "done"
     assert victim.wait_for("half_open") == "half_open"
     if step == "while it asks":  # the server grants it when nobody is there any more
@@ -119,8 +124,7 @@ def test_the_holder_of_a_permit_may_be_killed_at_each_step(server, hire, step):
 
 def test_the_holder_of_a_permit_that_is_stopped_and_goes_on_changes_nothing_any_more(hire):
     victim, other = (hire(recovery_timeout=0.2, trial_timeout=0.5) for _ in range(2))
-    until(victim.available)
-    until(other.available)
+    until_there(victim, other)
     assert victim.trip() == "done"
     until(lambda: victim.enter() == "trial")
     os.kill(victim.pid, signal.SIGSTOP)
@@ -139,8 +143,7 @@ def test_the_holder_of_a_permit_that_is_stopped_and_goes_on_changes_nothing_any_
 @pytest.mark.parametrize("hours", [1, -1])
 def test_the_wall_clock_of_a_process_may_jump(hire, hours):
     jumping, other = (hire(recovery_timeout=300) for _ in range(2))
-    until(jumping.available)
-    until(other.available)
+    until_there(jumping, other)
     assert jumping.fail() == "failed"
     assert jumping.jump(3600 * hours) == "done"
     assert [jumping.fail(), other.fail()] == ["failed", "failed"]
