@@ -58,6 +58,16 @@ def host_name() -> str:
     return socket.gethostname()
 
 
+def may_run_threads() -> bool:
+    """Whether this process may start threads.
+
+    The one that uWSGI forks its workers from may not, for it forks without the interpreter's
+    lock: where a thread has that just then, the worker waits for it for ever.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is None or uwsgi.worker_id() > 0
+
+
 def process_kind() -> str:
     """What kind of process this is: the server's name, ``runserver``, or a command's name."""
     arguments = sys.argv or [""]

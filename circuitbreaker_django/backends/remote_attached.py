@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import inf
 from typing import Final, TypeVar
 
+from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.base import (
     COMMAND_PATIENCE,
     PERMIT_PATIENCE,
@@ -129,10 +130,11 @@ class ServedBackend(Backend):
             if process.first_until is None:
                 process.first_until = time.monotonic() + FIRST_PATIENCE
             until = process.first_until
-        if self.threads and not start_threads(self, process, THREAD_PATIENCE):
-            self.threads = False
+        threads = self.threads and host.may_run_threads()
+        if threads and not start_threads(self, process, THREAD_PATIENCE):
+            self.threads = threads = False
             self._process = process = self._new_process()
-        if not self.threads:
+        if not threads:
             process.used = True
             self._take_turn(process)
             return

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.base import PERMIT_PATIENCE, Clock, operation
 from circuitbreaker_django.backends.doorbell import is_clean
 from circuitbreaker_django.backends.place import Place, PlaceError
@@ -85,7 +86,7 @@ class AttachedBackend(TransactionalBackend):
         error = self._attach(process, patience, create=not self.observer, first=first)
         if error is not None:
             self._go_alone(process, error)
-        if self.threads and not process.stopped:
+        if self.threads and host.may_run_threads() and not process.stopped:
             start_thread(self, process)
 
     def _attach(

@@ -102,3 +102,10 @@ def test_what_cannot_be_asked_counts_as_running(monkeypatch):
 
     monkeypatch.setattr(os, "kill", refuse)
     assert host.is_running(1)
+
+
+@pytest.mark.parametrize(("worker", "may"), [(0, False), (1, True)])
+def test_who_uwsgi_forks_its_workers_from_may_not_run_threads(worker, may, monkeypatch):
+    assert host.may_run_threads()
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(worker_id=lambda: worker))
+    assert host.may_run_threads() is may

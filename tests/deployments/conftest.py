@@ -28,16 +28,16 @@ class Store:
 
     Attributes:
         environment: of the workers that share it.
-        threads: that each process has for it.
+        threads: that each process has for it, and perhaps more.
         join: a member more, in this process; an observer, if that is said.
     """
 
     environment: dict[str, str]
-    threads: list[str]
+    threads: set[str]
     join: Callable[..., Backend]
 
 
-REMOTE_THREADS = ["circuitbreaker-feed", "circuitbreaker-writer"]
+REMOTE_THREADS = {"circuitbreaker-feed", "circuitbreaker-writer"}
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def make_store(kind: str, request: pytest.FixtureRequest) -> Iterator[Store]:
     namespace = secrets.token_hex(8)
 
     def store(
-        threads: list[str],
+        threads: set[str],
         join: Callable[..., Backend],
         database: dict[str, Any] | None = None,
         **registry: str,
@@ -61,7 +61,7 @@ def make_store(kind: str, request: pytest.FixtureRequest) -> Iterator[Store]:
         factory = request.getfixturevalue("tmp_path_factory")
         place = str(factory.mktemp("circuits") / "circuits.sqlite3")
         yield store(
-            ["circuitbreaker-housekeeping"],
+            {"circuitbreaker-housekeeping"},
             lambda **options: SQLiteBackend(place, **options),
             LOCATION=place,
         )

@@ -107,6 +107,5 @@ def use_early() -> None:
     the parent of all workers has a store, connections and threads.
     """
     if os.environ.get("TEST_USED_EARLY"):
-        answer("ok", "early", 0)
-        until(lambda: registries["default"].backend.available)
+        until(lambda: answer("ok", "early", 0) and registries["default"].backend.available)
         answer("fail", "early", 0)

@@ -141,12 +141,15 @@ def failures(store: Store, name: str) -> int:
 
 
 def test_each_worker_has_threads_of_its_own(deployment, store):
-    assert deployment.told("threads", "look", "early") == [store.threads] * 2
+    for threads in deployment.told("threads", "look", "early"):
+        assert store.threads <= set(threads)
 
 
 def test_what_was_counted_before_the_fork_is_counted_once(deployment, store, pair):
     if not SERVERS[pair[0]].early:
         pytest.skip("no worker of it is forked after a call")
+    if pair[0].startswith("uwsgi"):
+        pytest.skip("what its parent has counted last is told when it ends: it has no threads")
     until(lambda: failures(store, "early") == 1)
     for pid in deployment.workers():
         assert deployment.ask("fail", "early", pid)["word"] == "failed"
@@ -195,7 +198,7 @@ def test_who_takes_the_place_of_a_killed_worker_shares_again(deployment, store):
     until(lambda: victim not in deployment.workers(), seconds=60)
     [heir] = set(deployment.workers()) - {other}
     until(lambda: share(deployment, store), seconds=60)
-    assert deployment.ask("look", "early", heir)["threads"] == store.threads
+    assert store.threads <= set(deployment.ask("look", "early", heir)["threads"])
     assert [deployment.ask("fail", "outlived", heir)["word"] for _ in range(3)] == ["failed"] * 3
     until(lambda: deployment.told("word", "ok", "outlived") == ["rejected"] * 2)
 
