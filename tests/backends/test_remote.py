@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +167,21 @@ def test_where_no_thread_can_be_had_callers_do_the_work(redis_server, monkeypatc
     assert backend.available
     assert breaker.state is CircuitState.OPEN
     backend.close()
+
+
+def test_who_uwsgi_forks_from_has_no_threads_but_its_workers_do(redis_server, make, monkeypatch):
+    uwsgi = SimpleNamespace(worker_id=lambda: 0)
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+    backend = RedisBackend(redis_server.url, namespace="uwsgi")
+    make(backend).call(ok)
+    assert backend._here().writer is None
+    monkeypatch.setattr(uwsgi, "worker_id", lambda: 1)
+    backend._process.pid = 0  # as in a fork of it
+    make(backend).call(ok)
+    process = backend._here()
+    assert process.alive.wait(10)
+    backend.close()
+    join(process)
 
 
 def test_a_store_that_is_lost_is_left_alone_for_a_while(member, breaker, monkeypatch):

@@ -10,9 +10,11 @@ import math
 import os
 import sqlite3
 import stat
+import sys
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -908,6 +910,14 @@ def test_another_boot_keeps_what_was_set_aside_too(sqlite, make, clock, monkeypa
 
 
 # -- housekeeping (rule 25) --------------------------------------------------------------------
+
+
+def test_who_uwsgi_forks_from_has_no_thread(sqlite, make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(worker_id=lambda: 0))
+    backend = sqlite(threads=True)
+    make(backend).call(ok)
+    assert backend.available
+    assert backend._here().thread is None
 
 
 def test_where_no_thread_can_start_calls_do_the_work(sqlite, make, monkeypatch, later):

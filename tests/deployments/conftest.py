@@ -37,6 +37,7 @@ class Store:
     join: Callable[..., Backend]
 
 
+STORES = ("sqlite", "redis", "database")
 REMOTE_THREADS = {"circuitbreaker-feed", "circuitbreaker-writer"}
 
 

@@ -14,10 +14,8 @@ import pytest
 from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.base import Backend
 from tests.backends.waiting import until
-from tests.deployments.conftest import Store, make_store
+from tests.deployments.conftest import STORES, Store, make_store
 from tests.deployments.deployment import Deployment, Server
-
-STORES = ("sqlite", "redis", "database")
 
 
 def gunicorn(worker: str, *options: str, **server: object) -> Server:
