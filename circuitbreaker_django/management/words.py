@@ -11,7 +11,7 @@ from typing import Final
 from circuitbreaker_django.core.announce import event_in_words, printable
 from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.states import CircuitState, Mode
-from circuitbreaker_django.operations.room import ControlRoom, silence
+from circuitbreaker_django.operations.room import ControlRoom, Unreachable, silence
 from circuitbreaker_django.operations.status import BreakerStatus
 
 #: So many differences are listed where not all are asked for.
@@ -44,6 +44,17 @@ def crowd(room: ControlRoom) -> str:
     kinds = Counter(process.kind for process in room.processes)
     listed = ", ".join(f"{number} {printable(kind)}" for kind, number in sorted(kinds.items()))
     return f"{count} live process{'es' * (count > 1)} ({listed})"
+
+
+def problem(error: Exception) -> str:
+    """Why the command failed, in one line."""
+    line = printable(" ".join(str(error).splitlines()))
+    if not isinstance(error, Unreachable):
+        return line
+    return (
+        f"{line}. Since when, only the log of the workers says (logger circuitbreaker_django): "
+        "whoever cannot reach it goes on alone meanwhile"
+    )
 
 
 def warnings(room: ControlRoom, rows: Iterable[BreakerStatus], verbosity: int) -> Iterator[str]:

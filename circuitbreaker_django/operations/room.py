@@ -22,6 +22,10 @@ class CannotSteer(CircuitBackendError):
     """A command would reach nobody; the message says why that may be."""
 
 
+class Unreachable(CircuitBackendError):
+    """A server does not answer, or not as it should; the message says what was seen of it now."""
+
+
 class AppliedUnseen(CircuitBackendError):
     """A command was applied, but what has come of it could not be seen."""
 
@@ -35,7 +39,8 @@ class ControlRoom:
         registry: the registry.
 
     Raises:
-        CircuitBackendError: the store is there and cannot be used.
+        CircuitBackendError: the store is there and cannot be used; of a server that is
+            :class:`Unreachable`, for this process has only just come and cannot say since when.
         ImproperlyConfigured: the settings are wrong.
     """
 
@@ -223,6 +228,7 @@ class ControlRoom:
     # -- parts ------------------------------------------------------------------------------
 
     def _open(self, *, create: bool) -> None:
+        asked = time.perf_counter()
         try:
             self._backend.open(create=create)
             started = time.perf_counter()
@@ -232,7 +238,12 @@ class ControlRoom:
         except NoStore as error:
             self.missing = str(error)
         except CircuitBackendError as error:
-            raise CircuitBackendError(f"{self.place} cannot be used: {error}") from error
+            if not self._backend.separates:
+                raise CircuitBackendError(f"{self.place} cannot be used: {error}") from error
+            spent = (time.perf_counter() - asked) * 1000
+            raise Unreachable(
+                f"{self.place} cannot be used now: {error} (asked for {spent:.0f} ms)"
+            ) from error
         else:
             self.missing = None
 

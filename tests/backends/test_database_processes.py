@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
 
 from circuitbreaker_django import conf
-from tests.backends.postgres import Postgres
+from tests.backends.postgres import Postgres, registered
 from tests.backends.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +121,22 @@ def test_without_tables_the_command_says_what_to_do_and_workers_work(
     assert worker("call payments") == "rejected"
     for words in (("status",), ("trip", "--all", "--no-input")):
         assert "run `manage.py migrate`" in breaker(*words, code=2)
+
+
+def test_without_its_server_the_command_says_what_it_has_seen(mortal_postgres, monkeypatch):
+    monkeypatch.setattr("circuitbreaker_django.operations.room.in_test_environment", lambda: False)
+    settings = conf.registry_from_url("database://mortal", BREAKERS={"payments": {}})
+    with registered("mortal", mortal_postgres.settings()):
+        mortal_postgres.stop(signal.SIGQUIT)
+        with (
+            override_settings(CIRCUIT_BREAKERS={"default": settings}),
+            pytest.raises(
+                CommandError, match=r"cannot be used now: .+ \(asked for \d+ ms\)"
+            ) as seen,
+        ):
+            call_command("breaker", "status")
+    assert seen.value.returncode == 2
+    assert "Since when, only the log of the workers says" in str(seen.value)
 
 
 def test_the_example_has_its_circuits_there_by_one_variable(postgres):

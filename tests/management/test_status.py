@@ -121,6 +121,29 @@ def test_a_name_need_be_known_in_one_of_them(run, rows):
     )
 
 
+@pytest.mark.usefixtures("two_registries")
+def test_one_whose_store_cannot_be_used_hides_no_other(run, worker, tmp_path):
+    (tmp_path / "other.v1.sqlite3").write_text("something else" * 100)
+    worker.payments.trip()
+    for words in (["status"], ["status", "--format", "json"], ["status", "--fail-on-open"]):
+        result = run(*words)
+        assert result.code == 2
+        assert "payments" in result.out
+        problem, *_, summary = result.err.splitlines()
+        assert problem.startswith(f"{tmp_path}/other.v1.sqlite3 cannot be used: ")
+        assert summary == "CommandError: not all registries could be seen"
+    assert run("status", "--registry", "default").code == 0
+
+
+@pytest.mark.usefixtures("two_registries")
+def test_where_no_store_can_be_used_it_says_why_of_the_first(run, tmp_path):
+    for name in ("circuits", "other"):
+        (tmp_path / f"{name}.v1.sqlite3").write_text("something else" * 100)
+    result = run("status")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "circuits.v1.sqlite3 cannot be used: " in result.err
+
+
 def test_a_registry_that_is_not_there(run):
     result = run("status", "--registry", "defualt")
     assert result.code == 2

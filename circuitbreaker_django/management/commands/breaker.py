@@ -23,7 +23,7 @@ from django.core.management.base import (
 
 from circuitbreaker_django.core.announce import printable
 from circuitbreaker_django.core.circuit import MODES, CommandKind
-from circuitbreaker_django.core.errors import CircuitBreakerError
+from circuitbreaker_django.core.errors import CircuitBackendError, CircuitBreakerError
 from circuitbreaker_django.core.states import CircuitState
 from circuitbreaker_django.management import arguments, asking, words
 from circuitbreaker_django.management.printing import Printed
@@ -83,8 +83,7 @@ class Command(BaseCommand):
             error.returncode = 2
             raise
         except (CircuitBreakerError, ImproperlyConfigured) as error:
-            line = " ".join(str(error).splitlines())
-            raise CommandError(printable(line), returncode=2) from error
+            raise CommandError(words.problem(error), returncode=2) from error
 
     @no_translations  # what it says in the dashboard's words is to be English too
     def handle(self, *args: Any, command: str, **options: Any) -> None:
@@ -110,9 +109,17 @@ class Command(BaseCommand):
         """Show circuits."""
         aliases = list(registries) if registry is None else [registry]
         with ExitStack() as stack:
-            rooms = [
-                stack.enter_context(closing(ControlRoom(registries[alias]))) for alias in aliases
-            ]
+            rooms, problems = [], []
+            for alias in aliases:
+                try:
+                    rooms.append(stack.enter_context(closing(ControlRoom(registries[alias]))))
+                except CircuitBackendError as error:
+                    problems.append(error)
+            if not rooms:
+                raise problems[0]
+            for problem in problems:
+                self.stderr.write(words.problem(problem), self.style.ERROR)
+            aliases = [room.registry.config.alias for room in rooms]
             known = sorted({name for room in rooms for name in room.known.names(names)})
             where = " or ".join(f"registry {alias!r}" for alias in aliases)
             chosen = set(choose(names, known, where) or known)
@@ -129,6 +136,8 @@ class Command(BaseCommand):
             else:
                 for room, part in zip(rooms, shown, strict=True):
                     self._show(room, part, verbosity, brief=not names)
+        if problems:
+            raise CommandError("not all registries could be seen")
         if fail_on_open and any(row.state is CircuitState.OPEN for row in rows):
             sys.exit(1)
 
