@@ -1,6 +1,6 @@
 # Everything happens in .venv, which the first target that needs it makes.
 # Another interpreter: make test PYTHON=python3.13. Part of the tests: make test ARGS="-k sqlite".
-# The example with its circuits in Redis: make demo BACKEND=redis.
+# The example with its circuits in a server of its own: make demo BACKEND=redis, or BACKEND=database.
 
 PYTHON ?= python3
 VENV := .venv

@@ -2,14 +2,17 @@
 Run the example on this machine: ``make demo``.
 
 Starts the upstream and the shop under gunicorn, makes an admin user, and prints what to open and
-what to try. Ctrl-C ends every process that it started and removes what it wrote: a temporary folder
-with the database and the breakers' store, and the ``.env`` file beside ``manage.py``.
+what to try; with ``--backend redis`` or ``database`` a server for the circuits too, and four
+workers. Ctrl-C ends every process that it started and removes what it wrote: a temporary folder
+with the databases and the breakers' store, and the ``.env`` file beside ``manage.py``.
 """
 
 import argparse
 import contextlib
+import glob
 import importlib.util
 import os
+import pwd
 import secrets
 import select
 import shlex
@@ -23,11 +26,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("circuitbreaker_django", "environ", "gunicorn", "uvicorn_worker")
+# What else is needed where the circuits are in a server.
+CLIENTS = {"sqlite": (), "redis": ("redis",), "database": ("psycopg",)}
 
 START_SECONDS = 60.0
 # Longer than gunicorn gives its workers (graceful_timeout in gunicorn.conf.py).
@@ -67,10 +73,13 @@ class Processes:
         fd: int | None = None,
         stdout: int | None = None,
         program: str = sys.executable,
+        cwd: Path = HERE,
+        user: str | None = None,
     ) -> subprocess.Popen[bytes]:
         self.running[name] = process = subprocess.Popen(
             [program, *command],
-            cwd=HERE,
+            cwd=cwd,
+            user=user,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -79,9 +88,9 @@ class Processes:
         )
         return process
 
-    def run(self, name: str, *command: str, env: dict[str, str]) -> None:
+    def run(self, name: str, *command: str, env: dict[str, str], **options: Any) -> None:
         """Run a command to its end, which must be a good one."""
-        process = self.start(name, *command, env=env)
+        process = self.start(name, *command, env=env, **options)
         while process.poll() is None:
             self.pause()
         self.end_group(process)
@@ -214,11 +223,80 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def find_redis() -> str:
-    for name in ("redis-server", "valkey-server"):
+def find_server(what: str, package: str, *programs: str) -> str:
+    """The first of these programs; Debian has those of PostgreSQL in no search path."""
+    for name in programs:
         if path := shutil.which(name):
             return path
-    raise Failed("There is neither redis-server nor valkey-server on this machine.")
+        if paths := sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}")):
+            return paths[-1]
+    raise Failed(
+        f"There is no {what} server on this machine ({' or '.join(programs)}). Install it (on "
+        f"Debian and Ubuntu: apt install {package}), or run `make demo`, which needs none."
+    )
+
+
+def start_redis(processes: Processes, folder: Path, env: dict[str, str]) -> dict[str, str]:
+    """Start a server on a socket of its own; returns the settings that lead there."""
+    socket_path = folder / "redis.sock"
+    processes.start(
+        *("Redis", "--port", "0", "--unixsocket", str(socket_path), "--save", "", "--daemonize"),
+        "no",
+        env=env,
+        program=find_server("Redis", "redis-server", "redis-server", "valkey-server"),
+        stdout=subprocess.DEVNULL,
+    )
+    processes.wait_until("Redis", socket_path.exists)
+    return {"SHOP_CIRCUIT_BREAKERS_URL": f"unix://{socket_path}"}
+
+
+def start_postgres(processes: Processes, folder: Path, env: dict[str, str]) -> dict[str, str]:
+    """The same with PostgreSQL, where the shop's own tables are too."""
+    initdb, postgres, pg_isready = (
+        find_server("PostgreSQL", "postgresql", name)
+        for name in ("initdb", "postgres", "pg_isready")
+    )
+    home = folder / "pg"
+    home.mkdir(mode=0o700)
+    options: dict[str, Any] = {"env": env, "cwd": home, "stdout": subprocess.DEVNULL}
+    if os.geteuid() == 0:  # as whom the server refuses to run
+        try:
+            owner = pwd.getpwnam("postgres")
+        except KeyError:
+            raise Failed(
+                "PostgreSQL does not run as root, and there is no user postgres: run the demo as "
+                "another user."
+            ) from None
+        folder.chmod(0o711)
+        os.chown(home, owner.pw_uid, owner.pw_gid)
+        options["user"] = owner.pw_name
+    data = str(home / "data")
+    processes.run(
+        *("initdb", "--pgdata", data, "--username", "shop", "--auth=trust", "--no-sync"),
+        **options,
+        program=initdb,
+    )
+    processes.start(
+        *("PostgreSQL", "-D", data, "-h", "", "-k", str(home), "-F"),
+        *("-c", "log_min_messages=fatal"),
+        **options,
+        program=postgres,
+    )
+
+    def is_ready() -> bool:
+        asked = subprocess.run(
+            [pg_isready, "-q", "-h", str(home), "-U", "shop"], cwd=home, check=False
+        )
+        return asked.returncode == 0
+
+    processes.wait_until("PostgreSQL", is_ready)
+    return {
+        "SHOP_DATABASE_URL": f"postgres://shop@/{home}/postgres",
+        "SHOP_CIRCUIT_BREAKERS_URL": "database://default",
+    }
+
+
+SERVERS = {"redis": start_redis, "database": start_postgres}
 
 
 def run(processes: Processes, wanted_port: int, folder: Path, backend: str) -> None:
@@ -236,17 +314,9 @@ def run(processes: Processes, wanted_port: int, folder: Path, backend: str) -> N
         "SHOP_BREAKER_NAMESPACE": "shop",
         "SHOP_CIRCUIT_BREAKERS_URL": f"sqlite:///{folder / 'breakers'}",
     }
-    if backend == "redis":
-        path = folder / "redis.sock"
-        server = find_redis()
-        processes.start(
-            *("Redis", "--port", "0", "--unixsocket", str(path), "--save", "", "--daemonize", "no"),
-            env=env,
-            program=server,
-            stdout=subprocess.DEVNULL,
-        )
-        processes.wait_until("Redis", path.exists)
-        values["SHOP_CIRCUIT_BREAKERS_URL"] = f"unix://{path}"
+    if backend in SERVERS:
+        print("Starting the server of the circuits ...", flush=True)
+        values |= SERVERS[backend](processes, folder, env)
 
     upstream = processes.start(
         "The upstream", "upstream.py", "--port", "0", env=env, stdout=subprocess.PIPE
@@ -273,7 +343,8 @@ def run(processes: Processes, wanted_port: int, folder: Path, backend: str) -> N
     print("Starting the workers ...", flush=True)
     with listen(wanted_port) as listener:
         fd, port = listener.fileno(), listener.getsockname()[1]
-        processes.start("gunicorn", "-m", "gunicorn", "--bind", f"fd://{fd}", env=env, fd=fd)
+        more = ["--workers", "4"] if backend in SERVERS else []
+        processes.start("gunicorn", "-m", "gunicorn", "--bind", f"fd://{fd}", *more, env=env, fd=fd)
     url = f"http://127.0.0.1:{port}"
     processes.wait_until("The shop", lambda: is_up(f"{url}/"))
 
@@ -282,19 +353,21 @@ def run(processes: Processes, wanted_port: int, folder: Path, backend: str) -> N
         command = (
             f"{prefix}{shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'manage.py'))} breaker"
         )
-        if port != wanted_port:
+        if port != wanted_port and wanted_port:
             print(f"Port {wanted_port} is not free; the shop is on {port}.")
-        print(what_to_try(url, upstream_url, password, command), flush=True)
+        circuits = values["SHOP_CIRCUIT_BREAKERS_URL"]
+        print(what_to_try(url, upstream_url, circuits, password, command), flush=True)
         processes.watch()
 
 
-def what_to_try(url: str, upstream_url: str, password: str, command: str) -> str:
+def what_to_try(url: str, upstream_url: str, circuits: str, password: str, command: str) -> str:
     return f"""
 The shop runs.
 
   Shop      {url}/
   Admin     {url}/admin/   user demo, password {password}
   Upstream  {upstream_url}/mode
+  Circuits  {circuits}
 
 Break the upstream (or press its buttons in the shop), visit, and see the circuit open:
 
@@ -327,12 +400,13 @@ def main() -> int:
     )
     parser.add_argument(
         "--backend",
-        choices=["sqlite", "redis"],
+        choices=list(CLIENTS),
         default="sqlite",
         help="where the circuits are; a server is started for it (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    needed = (*NEEDED, *CLIENTS[arguments.backend])
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(
             f"Not installed: {', '.join(missing)}. `make demo` installs what the example needs.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_ope
 
 import pytest
 
-from tests.backends.servers import find_server
+from tests.backends.servers import find_server, short_folder
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example_project"
 LONG = 300
@@ -232,8 +233,8 @@ def is_listening(url: str) -> bool:
 def start_demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     with contextlib.ExitStack() as stack:
 
-        def start(*arguments: str, recovery_timeout: float = LONG) -> Demo:
-            demo = Demo(tmp_path, *arguments, recovery_timeout=recovery_timeout)
+        def start(*arguments: str, recovery_timeout: float = LONG, folder: Path = tmp_path) -> Demo:
+            demo = Demo(folder, *arguments, recovery_timeout=recovery_timeout)
             stack.callback(demo.stop)
             return demo
 
@@ -458,15 +459,61 @@ def test_the_demo_says_which_process_died_and_ends_the_others(
     until(lambda: not any(map(is_running, pids)))
 
 
-def test_the_circuits_can_be_in_redis(start_demo):
-    find_server("redis-server", "valkey-server")
-    demo = start_demo("--backend", "redis", "--port", "0")
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Short enough for sockets, and one that the user of a server may enter."""
+    for folder in short_folder():
+        folder.chmod(0o711)
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("backend", "servers", "place"),
+    [
+        ("redis", ["redis-server", "valkey-server"], "RedisBackend at unix://"),
+        ("database", ["postgres"], "DatabaseBackend at DATABASES['default'], postgres at "),
+    ],
+)
+def test_the_circuits_of_four_workers_can_be_in_a_server(
+    start_demo, open_folder, backend, servers, place
+):
+    paths = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres")) if "postgres" in servers else []
+    find_server(*servers, *paths)
+    demo = start_demo("--backend", backend, "--port", "0", folder=open_folder)
+    until(lambda: len(demo.find_workers()) == 4)
     demo.switch("errors")
     demo.failures_until_open("/checkout/")
     until(lambda: demo.statuses("/checkout/") == {503})
-    status = demo.manage("breaker", "status")
-    assert "RedisBackend at unix://" in status.stdout
+    until(lambda: "Attached: 4 live processes" in demo.manage("breaker", "status").stdout)
+    assert place in demo.manage("breaker", "status").stdout
     assert demo.circuit("payments")["state"] == "open"
     done = demo.manage("breaker", "reset", "payments")
     assert done.returncode == 0, done.stderr
     assert demo.circuit("payments")["state"] == "closed"
+    pids = descendants(demo.process.pid)
+    assert demo.end(signal.SIGINT) == 0
+    until(lambda: not any(map(is_running, pids)))
+    assert not list(demo.temporary.iterdir())
+    log = demo.log.read_text()
+    assert "Traceback" not in log
+    assert "FATAL" not in log
+    assert "not free" not in log
+
+
+@pytest.mark.parametrize(
+    ("backend", "remedy"),
+    [("redis", "apt install redis-server"), ("database", "apt install postgresql")],
+)
+def test_a_server_that_is_not_there_is_told_with_the_remedy(tmp_path, backend, remedy):
+    code = "import glob, demo; glob.glob = lambda pattern: []; raise SystemExit(demo.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--backend", backend],
+        env={**os.environ, "PATH": "", "PYTHONPATH": str(EXAMPLE), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
