@@ -9,7 +9,7 @@ from typing import Final
 
 from circuitbreaker_django.core.announce import printable
 from circuitbreaker_django.core.states import CircuitState, Mode
-from circuitbreaker_django.dashboard.words import alone, length
+from circuitbreaker_django.dashboard.words import Look, alone, length, look_of
 from circuitbreaker_django.management.words import state, utc
 from circuitbreaker_django.operations.status import BreakerStatus
 
@@ -17,6 +17,7 @@ _HEAD: Final = (
     *("BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "CALLS/S", "REJECTED/H"),
     *("SINCE", "WHY", "WHO", "DECLARED IN"),
 )
+_URGENCY: Final = {look: place for place, look in enumerate(Look)}
 #: The longest text in a cell; JSON has all of it.
 _MAX_CELL: Final = 80
 
@@ -37,6 +38,11 @@ def table(rows: Sequence[BreakerStatus], processes: int, *, wide: bool) -> list[
         if any(column[1:])
     ]
     return ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+
+
+def urgency(row: BreakerStatus) -> int:
+    """Its place in the table, which begins with what is open: there may be many lines."""
+    return _URGENCY[look_of(row.state, row.mode)]
 
 
 def is_quiet(row: BreakerStatus) -> bool:

@@ -235,7 +235,7 @@ def test_class_and_message_of_the_last_error_are_apart(rows, run, worker):
 def test_of_many_breakers_by_key_those_are_shown_of_which_there_is_something_to_say(run, family):
     shown = run("status").out
     assert first_words(shown)[:7] == [
-        *("BREAKER", "payments", "search", "tenant", "tenant:0", "tenant:1", "tenant:2")
+        *("BREAKER", "tenant:0", "tenant:1", "payments", "search", "tenant", "tenant:2")
     ]
     assert (
         "\ntenant: 997 more breakers by key, closed; `breaker status 'tenant:*'` shows all.\n"

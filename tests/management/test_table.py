@@ -176,3 +176,18 @@ def test_a_trial_that_runs_is_seen(run, rows, worker, settings_of_breakers):
 
     worker.payments.call(outer_trial)
     assert look()[0] == 0
+
+
+def test_what_is_open_comes_first_and_equals_by_name(run, rows, worker, settings_of_breakers):
+    names = ["closed", "disabled", "half-open", "held", "metrics", "open-1", "open-2"]
+    settings_of_breakers["default"]["BREAKERS"] = {name: {} for name in names}
+    breakers = {name: CircuitBreaker(name, backend=worker.backend) for name in names}
+    breakers["disabled"].disable()
+    breakers["half-open"].trip(duration=1e-5)
+    breakers["held"].trip(hold=True)
+    breakers["metrics"].metrics_only()
+    breakers["open-2"].trip()
+    breakers["open-1"].trip()
+    shown = [line.split()[0] for line in run("status").out.splitlines()[1:8]]
+    assert shown == ["open-1", "open-2", "held", "half-open", "disabled", "metrics", "closed"]
+    assert list(rows()) == names

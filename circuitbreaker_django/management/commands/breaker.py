@@ -27,7 +27,7 @@ from circuitbreaker_django.core.errors import CircuitBackendError, CircuitBreake
 from circuitbreaker_django.core.states import CircuitState
 from circuitbreaker_django.management import arguments, asking, words
 from circuitbreaker_django.management.printing import Printed
-from circuitbreaker_django.management.table import is_quiet, table
+from circuitbreaker_django.management.table import is_quiet, table, urgency
 from circuitbreaker_django.operations.as_data import event_as_data, status_as_data
 from circuitbreaker_django.operations.catalogue import choose
 from circuitbreaker_django.operations.room import ControlRoom, silence
@@ -229,7 +229,7 @@ class Command(BaseCommand):
             else:
                 shown.append(row)
         if shown:
-            self._show_table(shown, len(room.processes), wide=verbosity > 1)
+            self._show_table(sorted(shown, key=urgency), len(room.processes), wide=verbosity > 1)
         elif not quiet:
             self.stdout.write(
                 "No breakers are known. Those of BREAKERS in the settings and of breakers.py "
