@@ -37,6 +37,17 @@ def test_force_color(run, worker, words):
     assert "\x1b[32;1mpayments" in run(*words).out
 
 
+def test_no_color_may_be_said_by_the_environment(run, worker, monkeypatch):
+    monkeypatch.setattr("django.core.management.color.supports_color", lambda: True)
+    monkeypatch.delenv("DJANGO_COLORS", raising=False)
+    monkeypatch.setenv("NO_COLOR", "")
+    assert "\x1b" in run("status").out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in run("status").out
+    assert "\x1b" not in run("status", "unheard-of").err
+    assert "\x1b" in run("status", "--force-color").out
+
+
 @pytest.mark.parametrize(
     "words", [("-v0", "trip", "payments"), ("trip", "payments", "--verbosity", "0")]
 )

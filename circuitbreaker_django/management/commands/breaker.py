@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import socket
 import sys
@@ -43,6 +44,18 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # noqa: RUF012 - the base class has it so
     #: Whether an order was given, which nothing that comes later may deny.
     applied = False
+
+    def __init__(
+        self,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        no_color: bool = False,
+        force_color: bool = False,
+    ) -> None:
+        """In colours, unless ``NO_COLOR`` is set: Django does not look at it."""
+        if os.environ.get("NO_COLOR") and not force_color:
+            no_color = True
+        super().__init__(stdout, stderr, no_color, force_color)
 
     def add_arguments(self, parser: CommandParser) -> None:
         """One parser for each sub-command."""
