@@ -1,6 +1,7 @@
 """``python -m benchmarks.dashboard``: what a poll of a hundred rows costs the server.
 
-Of a thousand breakers each has calls in every minute of the last hour, and a few are open.
+Of a thousand breakers, told of by a worker, each has calls in every minute of the last hour, and a
+few are open.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def live_for_an_hour(location: Path) -> None:
-    from circuitbreaker_django import CircuitBreaker
+    from circuitbreaker_django import CircuitBreaker, registries
     from circuitbreaker_django.backends.sqlite import SQLiteBackend
     from circuitbreaker_django.backends.sqlite_traffic import keep_traffic
     from circuitbreaker_django.core.traffic import MINUTE, Counts
@@ -55,6 +56,9 @@ def live_for_an_hour(location: Path) -> None:
         breaker = CircuitBreaker(name, failure_threshold=3, backend=backend)
         for _ in range(3):
             breaker.record_failure(TimeoutError("after 3 s"))
+    for name in BREAKERS:
+        backend.declare(registries["default"].declaration(name))
+    backend.publish()
     file = backend._here().file
     assert file is not None
     counted = dict.fromkeys(BREAKERS, Counts(120, 2, 1, 0, 3))

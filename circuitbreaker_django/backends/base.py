@@ -47,7 +47,7 @@ from circuitbreaker_django.core.policy import Policy, micros, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.tally import Seconds, seconds_of
 from circuitbreaker_django.core.telling import keep, tell
-from circuitbreaker_django.core.traffic import Counts
+from circuitbreaker_django.core.traffic import KEPT, MINUTE, Counts
 from circuitbreaker_django.core.trial import Admission, Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
 
@@ -340,13 +340,14 @@ class Backend(abc.ABC):
         """What only the store can tell, and operators should know of."""
         return []
 
-    def open(self, *, create: bool) -> None:
-        """Open the store for an operator, or say why that cannot be.
+    def open(self, *, create: bool) -> Overview:
+        """Open the store for an operator and see everything, or say why that cannot be.
 
         Raises:
             NoStore: there is none, and ``create`` is false.
             CircuitBackendError: it cannot be used.
         """
+        return self.overview()
 
     def declare(self, declaration: Declaration) -> None:
         """Let operators know of a breaker."""
@@ -694,12 +695,17 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def stats(
-        self, names: Collection[str] | None = None, *, day: bool = False
+        self,
+        names: Collection[str] | None = None,
+        *,
+        minutes: int = KEPT[MINUTE],
+        day: bool = False,
     ) -> Mapping[str, Stats]:
         """The calls of breakers over time, of all processes, in one look.
 
         Args:
             names: of the breakers; by default all.
+            minutes: how many of the last ones are asked for.
             day: whether the quarters of the last day are asked for, too.
 
         Returns:
@@ -707,5 +713,7 @@ class Backend(abc.ABC):
         """
 
     @abc.abstractmethod
-    def events(self, limit: int = 100) -> list[tuple[str, Event]]:
-        """The newest events, newest first."""
+    def events(
+        self, limit: int = 100, names: Collection[str] | None = None
+    ) -> list[tuple[str, Event]]:
+        """The newest events of those breakers, or of any, newest first."""

@@ -102,25 +102,32 @@ class MemoryBackend(TransactionalBackend):
         return Overview(self.clock(), dict(self._rows), {}, (), self._floor)
 
     def stats(
-        self, names: Collection[str] | None = None, *, day: bool = False
+        self,
+        names: Collection[str] | None = None,
+        *,
+        minutes: int = KEPT[MINUTE],
+        day: bool = False,
     ) -> Mapping[str, Stats]:
         """The calls of breakers over time, in this process."""
         self.publish()
         now, wall = self.clock(), time.time()
         with self._here().lock:
-            minutes, quarters = (
+            short, long = (
                 {
-                    name: traffic.newest(buckets, width, now)
+                    name: traffic.newest(buckets, width, now, number)
                     for name, buckets in self._buckets.get(width, {}).items()
                     if names is None or name in names
                 }
-                for width in (MINUTE, QUARTER)
+                for width, number in ((MINUTE, minutes), (QUARTER, KEPT[QUARTER]))
             )
         return {
-            name: Stats(now, wall, minutes.get(name, ()), quarters[name] if day else ())
-            for name in (quarters if day else minutes)
+            name: Stats(now, wall, short.get(name, ()), long[name] if day else ())
+            for name in (long if day else short)
         }
 
-    def events(self, limit: int = 100) -> list[tuple[str, Event]]:
+    def events(
+        self, limit: int = 100, names: Collection[str] | None = None
+    ) -> list[tuple[str, Event]]:
         """The newest events, newest first."""
-        return self._history[: -limit - 1 : -1]
+        found = [one for one in self._history if names is None or one[0] in names]
+        return found[: -limit - 1 : -1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -57,6 +58,7 @@ def dump_declaration(declaration: Declaration) -> str:
     return json.dumps({"policy": dict(declaration.policy), "where": declaration.where}, default=str)
 
 
+@functools.lru_cache(maxsize=4096)  # whoever looks again finds most of them as they were
 def load_declaration(name: str, text: str) -> Declaration | None:
     """The declaration; ``None`` for what another release has published unreadably."""
     values = _object(text)

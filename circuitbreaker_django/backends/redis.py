@@ -33,6 +33,7 @@ from circuitbreaker_django.backends.redis_scripts import (
     APPLY,
     CLEAN,
     DROP,
+    EVENTS,
     LOOK,
     PUBLISH,
     RENEW,
@@ -59,6 +60,7 @@ from circuitbreaker_django.backends.store import (
     Declaration,
     Evidence,
     Fence,
+    NoStore,
     Order,
     Overview,
     ProcessInfo,
@@ -70,9 +72,10 @@ from circuitbreaker_django.backends.store import (
     warn_of_dropped,
 )
 from circuitbreaker_django.core import circuit as core
-from circuitbreaker_django.core.circuit import Circuit, Event, Grant
+from circuitbreaker_django.core.circuit import Event, Grant
 from circuitbreaker_django.core.errors import CircuitConflictError
 from circuitbreaker_django.core.policy import Policy, micros
+from circuitbreaker_django.core.traffic import KEPT, MINUTE, QUARTER
 
 T = TypeVar("T")
 
@@ -167,7 +170,7 @@ class RedisStore(RemoteStore):
         self._connect = connect
         self._keys = tuple(prefix + key for key in _KEYS)
         self._circuits = self._keys[1]
-        self._feed, self._events = self._keys[3:5]
+        self._feed = self._keys[3]
         self._processes, self._declarations = self._keys[5:7]
         self._clock = clock
         self._client: Any = None
@@ -179,16 +182,20 @@ class RedisStore(RemoteStore):
 
         It writes nothing, unless there are rows that are no circuits: those it drops.
         """
+        return self._look(since, PAGE)[0]
 
-        def look(client: Any) -> tuple[Snapshot, list[bytes]]:
-            head, rows, more = self._run(client, LOOK, since, PAGE)
+    def _look(self, since: int, most: int, *, whole: bool = False) -> tuple[Snapshot, list[Any]]:
+        """One page; of the whole store also who is there, and what is declared."""
+
+        def look(client: Any) -> tuple[Snapshot, list[Any], list[bytes]]:
+            head, rows, more, *told = self._run(client, LOOK, since, most, int(whole))
             found, unreadable = circuits(rows)
-            return snapshot(head, found, more=bool(more)), unreadable
+            return snapshot(head, found, more=bool(more)), told, unreadable
 
         while True:
-            seen, unreadable = self._read(look)
+            seen, told, unreadable = self._read(look)
             if not unreadable:
-                return seen
+                return seen, told
             self._drop(unreadable)
 
     def wait(self, since: int, seconds: float) -> None:
@@ -198,14 +205,13 @@ class RedisStore(RemoteStore):
 
     def overview(self) -> Overview:
         """Everything, for operators."""
-        rows: dict[str, Circuit] = {}
-        seen = Snapshot(0, 0, 1, 0, {}, more=True)
+        seen, (processes, declarations) = self._look(0, MAX_ROWS, whole=True)
+        if not seen.incarnation:
+            raise NoStore(f"there is nothing at {self._keys[0]}")
+        rows = dict(seen.circuits)
         while seen.more:
             seen = self.look(seen.revision)
             rows.update(seen.circuits)
-        processes, declarations = self._read(
-            lambda client: (client.hgetall(self._processes), client.hgetall(self._declarations))
-        )
         told = self._told(processes, seen.now - micros(FORGOTTEN_AFTER))
         live, silent = roll_call(told.values(), seen.now)
         texts = self._told(declarations, seen.now - micros(KEEP_DECLARED))
@@ -219,12 +225,14 @@ class RedisStore(RemoteStore):
             silent,
         )
 
-    def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
+    def stats(
+        self, names: Collection[str] | None, *, minutes: int = KEPT[MINUTE], day: bool
+    ) -> Mapping[str, Stats]:
         """The calls of breakers over time."""
         wanted = as_text([False if names is None else list(names)])
 
         def ask(client: Any) -> Mapping[str, Stats]:
-            now, buckets = self._run(client, STATS, wanted, int(day))
+            now, buckets = self._run(client, STATS, wanted, minutes, KEPT[QUARTER] if day else 0)
             return stats(now, buckets, time.time())
 
         return self._read(ask)
@@ -243,20 +251,23 @@ class RedisStore(RemoteStore):
             found.append("The server is a replica: it takes no changes, so each process is alone.")
         return found
 
-    def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
-        """The server's time, and the newest events, newest first."""
-        now = self.look(2**62).now
-        if not limit:
-            return now, []
-        entries = self._read(
-            lambda client: client.xrevrange(self._events, count=min(limit, HISTORY))
-        )
-        return now, named_events(entries)
+    def events(
+        self, limit: int, names: Collection[str] | None = None
+    ) -> tuple[int, list[tuple[str, Event]]]:
+        """The server's time, and the newest events of those breakers, or of any, newest first."""
+        wanted = as_text([False if names is None else dict.fromkeys(names, True)])
+
+        def ask(client: Any) -> tuple[int, list[tuple[str, Event]]]:
+            now, found = self._run(client, EVENTS, wanted, min(limit, HISTORY))
+            return int(now), named_events(found)
+
+        return self._read(ask)
 
     @staticmethod
-    def _told(texts: Mapping[bytes, bytes], since: int) -> dict[str, tuple[str, int]]:
+    def _told(flat: Sequence[bytes], since: int) -> dict[str, tuple[str, int]]:
         """What was told after that time, by name, and when."""
         found = {}
+        texts = dict(pairs(flat))
         for name in sorted(texts):
             stamp, _, text = texts[name].decode("utf-8", "replace").partition(" ")
             if stamp.isdecimal() and int(stamp) > since:
@@ -336,7 +347,10 @@ class RedisStore(RemoteStore):
         rows, entries = self._read(count)
         if rows <= MAX_ROWS and entries <= MAX_DECLARED:
             return
-        found = self.overview()
+        try:
+            found = self.overview()
+        except NoStore:
+            return  # gone since it was counted
         keyed = [name for name, one in found.declarations.items() if is_keyed(one)]
         patient = patient_policy(one.policy for one in found.declarations.values())
         blank = [

@@ -39,6 +39,7 @@ def _script(*names: str) -> Script:
 APPLY: Final = _script("record", "window", "circuit", "store", "apply")
 LOOK: Final = _script("record", "store", "look")
 CLEAN: Final = _script("record", "window", "circuit", "store", "clean")
+EVENTS: Final = _script("record", "store", "events")
 PUBLISH: Final = _script("record", "store", "traffic", "publish")
 STATS: Final = _script("record", "store", "traffic", "stats")
 RENEW: Final = _script("record", "store", "renew")
@@ -184,13 +185,13 @@ def circuits(rows: Iterable[bytes]) -> tuple[dict[str, Circuit], list[bytes]]:
     return found, unreadable
 
 
-def named_events(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[tuple[str, Event]]:
+def named_events(flat: Iterable[bytes]) -> list[tuple[str, Event]]:
     """The history. What cannot be read of it is left out, for it moves nothing."""
     found = []
-    for _, fields in entries:
+    for name, text in pairs(flat):
         try:
-            found.append((fields[b"name"].decode(), load_event(fields[b"event"].decode())))
-        except (KeyError, ValueError):
+            found.append((name.decode(), load_event(text.decode())))
+        except ValueError:
             continue
     return found
 

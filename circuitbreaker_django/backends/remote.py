@@ -45,6 +45,7 @@ from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.core.traffic import KEPT, MINUTE
 from circuitbreaker_django.core.view import View
 
 T = TypeVar("T")
@@ -166,8 +167,8 @@ class RemoteBackend(PermitsAhead):
         return self._here().problem
 
     @operation
-    def open(self, *, create: bool) -> None:
-        """Open the store for an operator, or say why that cannot be.
+    def open(self, *, create: bool) -> Overview:
+        """Open the store for an operator and see everything, or say why that cannot be.
 
         Raises:
             NoStore: there is none, and ``create`` is false.
@@ -176,9 +177,15 @@ class RemoteBackend(PermitsAhead):
         process = self._here()
         process.used = True
         try:
-            self._do(process, lambda store: self._open(process, store, create), COMMAND_PATIENCE)
+            if create or not self.observer:  # whoever only looks has no need of it
+                self._do(
+                    process, lambda store: self._open(process, store, create), COMMAND_PATIENCE
+                )
+            return self._as_here(
+                self._do(process, lambda store: store.overview(), COMMAND_PATIENCE)
+            )
         except NoStore:
-            raise
+            raise NoStore(f"there is nothing at {self.describe()}") from None
         except (StoreBusy, StoreLost) as error:
             raise CircuitBackendError(str(error)) from error
 
@@ -201,7 +208,10 @@ class RemoteBackend(PermitsAhead):
 
     def overview(self) -> Overview:
         """Everything, for operators; raises ``CircuitBackendError`` without a store."""
-        found = self._ask(lambda store: store.overview(), COMMAND_PATIENCE)
+        return self._as_here(self._ask(lambda store: store.overview(), COMMAND_PATIENCE))
+
+    def _as_here(self, found: Overview) -> Overview:
+        """The same by this process's clock."""
         now = self.clock()
         by = now - found.now
         circuits = {name: moved(circuit, by) for name, circuit in sorted(found.circuits.items())}
@@ -210,20 +220,29 @@ class RemoteBackend(PermitsAhead):
         )
 
     def stats(
-        self, names: Collection[str] | None = None, *, day: bool = False
+        self,
+        names: Collection[str] | None = None,
+        *,
+        minutes: int = KEPT[MINUTE],
+        day: bool = False,
     ) -> Mapping[str, Stats]:
         """The calls of breakers over time; raises ``CircuitBackendError`` without a store."""
-        return self._ask(lambda store: store.stats(names, day=day), COMMAND_PATIENCE)
+        return self._ask(
+            lambda store: store.stats(names, minutes=minutes, day=day), COMMAND_PATIENCE
+        )
 
-    def events(self, limit: int = 100) -> list[tuple[str, Event]]:
+    def events(
+        self, limit: int = 100, names: Collection[str] | None = None
+    ) -> list[tuple[str, Event]]:
         """The newest events, newest first; raises ``CircuitBackendError`` without a store."""
-        then, found = self._ask(lambda store: store.events(max(0, limit)), COMMAND_PATIENCE)
+        then, found = self._ask(lambda store: store.events(max(0, limit), names), COMMAND_PATIENCE)
         by = self.clock() - then
         return [(name, moved_event(event, by)) for name, event in found]
 
     @operation
     def _ask(self, ask: Callable[[RemoteStore], T], patience: float) -> T:
-        self.sync()
+        if not self.observer:
+            self.sync()
         try:
             return self._do(self._here(), ask, patience)
         except (StoreBusy, StoreLost) as error:

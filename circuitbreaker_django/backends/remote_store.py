@@ -23,7 +23,7 @@ from circuitbreaker_django.backends.store import (
 )
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.core.traffic import Counts
+from circuitbreaker_django.core.traffic import KEPT, MINUTE, Counts
 
 #: Counts by name of breaker, and the microseconds in which they were counted.
 Counted = tuple[Mapping[str, Counts], int]
@@ -133,15 +133,19 @@ class RemoteStore(abc.ABC):
 
     @abc.abstractmethod
     def overview(self) -> Overview:
-        """Everything, for operators."""
+        """Everything, for operators; raises ``NoStore`` where there is nothing."""
 
     @abc.abstractmethod
-    def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
+    def stats(
+        self, names: Collection[str] | None, *, minutes: int = KEPT[MINUTE], day: bool
+    ) -> Mapping[str, Stats]:
         """The calls of breakers over time, by the store's clock."""
 
     @abc.abstractmethod
-    def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
-        """The store's time, and the newest events, newest first."""
+    def events(
+        self, limit: int, names: Collection[str] | None = None
+    ) -> tuple[int, list[tuple[str, Event]]]:
+        """The store's time, and the newest events of those breakers, or of any, newest first."""
 
     def clean(self) -> None:
         """Drop what nobody will miss where there is too much: keys from outside must not fill it.

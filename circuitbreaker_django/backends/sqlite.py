@@ -47,6 +47,7 @@ from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy, micros
 from circuitbreaker_django.core.states import Outcome
+from circuitbreaker_django.core.traffic import KEPT, MINUTE
 from circuitbreaker_django.core.trial import Trial
 from circuitbreaker_django.core.view import View
 
@@ -170,8 +171,8 @@ class SQLiteBackend(AttachedBackend):
         return self._here().problem
 
     @operation
-    def open(self, *, create: bool) -> None:
-        """Open the store for an operator, or say why that cannot be.
+    def open(self, *, create: bool) -> Overview:
+        """Open the store for an operator and see everything, or say why that cannot be.
 
         Raises:
             NoStore: there is none, and ``create`` is false.
@@ -182,6 +183,7 @@ class SQLiteBackend(AttachedBackend):
             raise error
         if error is not None:
             raise CircuitBackendError(str(error)) from error
+        return self.overview()
 
     def order(self, orders: Mapping[str, Order]) -> Mapping[str, Circuit]:
         """Apply an operator's commands, by name of circuit: all of them or none.
@@ -202,15 +204,23 @@ class SQLiteBackend(AttachedBackend):
         """Everything, for operators; raises ``CircuitBackendError`` without a store."""
         return self._ask(lambda reader: read_overview(reader, self.clock()))
 
-    def events(self, limit: int = 100) -> list[tuple[str, Event]]:
+    def events(
+        self, limit: int = 100, names: Collection[str] | None = None
+    ) -> list[tuple[str, Event]]:
         """The newest events, newest first; raises ``CircuitBackendError`` without a store."""
-        return self._ask(lambda reader: read_events(reader, max(0, min(limit, HISTORY))))
+        return self._ask(lambda reader: read_events(reader, max(0, min(limit, HISTORY)), names))
 
     def stats(
-        self, names: Collection[str] | None = None, *, day: bool = False
+        self,
+        names: Collection[str] | None = None,
+        *,
+        minutes: int = KEPT[MINUTE],
+        day: bool = False,
     ) -> Mapping[str, Stats]:
         """The calls of breakers over time; raises ``CircuitBackendError`` without a store."""
-        return self._ask(lambda reader: read_traffic(reader, names, self.clock(), day=day))
+        return self._ask(
+            lambda reader: read_traffic(reader, names, self.clock(), minutes=minutes, day=day)
+        )
 
     @operation
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:

@@ -7,7 +7,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -104,9 +104,16 @@ def read_circuits(connection: sqlite3.Connection, since: int) -> dict[str, Circu
     return circuits
 
 
-def read_events(connection: sqlite3.Connection, limit: int) -> list[tuple[str, Event]]:
-    """The newest events, newest first."""
-    rows = connection.execute("SELECT name, record FROM events ORDER BY id DESC LIMIT ?", (limit,))
+def read_events(
+    connection: sqlite3.Connection, limit: int, names: Collection[str] | None = None
+) -> list[tuple[str, Event]]:
+    """The newest events of those breakers, or of any, newest first."""
+    wanted = None if names is None else json.dumps(list(names))
+    rows = connection.execute(
+        "SELECT name, record FROM events"
+        " WHERE ?1 IS NULL OR name IN (SELECT value FROM json_each(?1)) ORDER BY id DESC LIMIT ?2",
+        (wanted, limit),
+    )
     try:
         return [(name, _known_event(record)) for name, record in rows]
     except ValueError as error:
@@ -119,7 +126,7 @@ def read_overview(connection: sqlite3.Connection, now: int) -> Overview:
     for name, policy, where in connection.execute(
         "SELECT name, policy, place FROM declarations ORDER BY name"
     ):
-        values = _object(policy)
+        values = _known_object(policy)
         if values is not None and isinstance(name, str) and isinstance(where, str):
             declarations[name] = Declaration(name, values, where)
     processes, silent = roll_call(
@@ -337,3 +344,6 @@ def _object(text: Any) -> dict[str, Any] | None:
     except (TypeError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
+
+
+_known_object: Final = functools.lru_cache(maxsize=1024)(_object)

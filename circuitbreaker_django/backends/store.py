@@ -196,7 +196,8 @@ class Stats:
     Attributes:
         now: when they were read, by the store's clock.
         wall: the same moment, in seconds of the wall clock.
-        minutes: of the last hour, ascending; those in which nothing was counted are left out.
+        minutes: of the last hour, or as many as were asked for, ascending; those in which nothing
+            was counted are left out.
         quarters: of an hour, of the last day, likewise; empty unless they were asked for.
     """
 
@@ -212,7 +213,7 @@ class Stats:
 
     @property
     def last_hour(self) -> Counts:
-        """What was counted in the last hour."""
+        """What was counted in the last hour, or in as many minutes as were asked for."""
         return traffic.total(self.minutes)
 
     @property

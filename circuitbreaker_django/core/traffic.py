@@ -70,9 +70,9 @@ def start_of(width: int, time: int) -> int:
     return time - time % width
 
 
-def oldest(width: int, now: int) -> int:
-    """The beginning of the oldest bucket that is kept."""
-    return start_of(width, now) - (KEPT[width] - 1) * width
+def oldest(width: int, now: int, number: int | None = None) -> int:
+    """The beginning of the oldest of the last so many buckets; by default of all that are kept."""
+    return start_of(width, now) - ((KEPT[width] if number is None else number) - 1) * width
 
 
 def shares(counts: Counts, age: int, width: int, now: int) -> Iterator[Bucket]:
@@ -101,9 +101,11 @@ def add(buckets: Mapping[int, Counts], more: Iterable[Bucket], width: int, now: 
     return dict(newest(merged, width, now))
 
 
-def newest(buckets: Mapping[int, Counts], width: int, now: int) -> tuple[Bucket, ...]:
-    """The buckets that are kept, ascending."""
-    first = oldest(width, now)
+def newest(
+    buckets: Mapping[int, Counts], width: int, now: int, number: int | None = None
+) -> tuple[Bucket, ...]:
+    """The last so many buckets, ascending; by default all that are kept."""
+    first = oldest(width, now, number)
     return tuple(
         Bucket(start, buckets[start]) for start in sorted(buckets) if first <= start <= now
     )

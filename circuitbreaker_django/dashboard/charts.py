@@ -14,7 +14,7 @@ from typing import Final
 from circuitbreaker_django.backends.store import Stats
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.policy import seconds
-from circuitbreaker_django.core.traffic import MINUTE, QUARTER, Counts, start_of
+from circuitbreaker_django.core.traffic import MINUTE, NOTHING, QUARTER, Counts, oldest
 from circuitbreaker_django.dashboard.words import Look, look_of
 
 WIDTH: Final = 1000
@@ -38,21 +38,25 @@ SPANS: Final = {
 }
 
 
-def spark(stats: Stats, last: Counts) -> dict[str, str]:
+def lately(stats: Stats) -> list[Counts]:
+    """What was counted in each of the minutes of a sparkline."""
+    found, first = [NOTHING] * SPARKS, oldest(MINUTE, stats.now, SPARKS)
+    for start, counts in stats.minutes:
+        if start >= first:
+            found[(start - first) // MINUTE] = counts
+    return found
+
+
+def spark(minutes: Sequence[Counts], last: Counts) -> dict[str, str]:
     """Calls of the last minutes, and those that failed or were rejected, as lines if any did.
 
     Args:
-        stats: calls over time.
-        last: those of the last sixty seconds, for the current minute has only begun.
+        minutes: what was counted :func:`lately`.
+        last: of the last sixty seconds, for the current minute has only begun.
     """
-    first = start_of(MINUTE, stats.now) - MINUTE * (SPARKS - 1)
-    calls, bad = [0] * SPARKS, [0] * SPARKS
-    for start, counts in stats.minutes:
-        if start >= first:
-            minute = (start - first) // MINUTE
-            calls[minute] = counts.calls + counts.rejected
-            bad[minute] = counts.failures + counts.rejected
-    calls[-1], bad[-1] = last.calls + last.rejected, last.failures + last.rejected
+    shown = [*minutes[:-1], last]
+    calls = [one.calls + one.rejected for one in shown]
+    bad = [one.failures + one.rejected for one in shown]
     most = max(calls)
     return {
         "spark": _line(calls, most) if most else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -21,7 +22,7 @@ class Key(NamedTuple):
     @property
     def id(self) -> str:
         """A short word for it: for ids of elements and for lists in URLs, however odd its name."""
-        return hashlib.blake2b(self.pk.encode(), digest_size=6).hexdigest()
+        return _short(self)
 
     @classmethod
     def of(cls, pk: str) -> Key:
@@ -34,3 +35,8 @@ class Key(NamedTuple):
         if not (registry and colon and name):
             raise ValueError(f"{pk!r} is no registry:name")
         return cls(unquote(registry), name)
+
+
+@functools.lru_cache(maxsize=4096)  # each poll looks for some among all
+def _short(key: Key) -> str:
+    return hashlib.blake2b(key.pk.encode(), digest_size=6).hexdigest()

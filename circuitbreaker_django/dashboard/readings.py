@@ -18,6 +18,7 @@ from circuitbreaker_django.backends.store import HISTORY
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.dashboard.charts import SPARKS
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.words import moment
 from circuitbreaker_django.operations.room import ControlRoom
@@ -83,12 +84,15 @@ class Watch:
             found |= {Key(reading.alias, name): None for name in reading.names}
         return found
 
-    def statuses(self, keys: Iterable[Key], *, day: bool = False) -> dict[Key, BreakerStatus]:
+    def statuses(
+        self, keys: Iterable[Key], *, minutes: int = SPARKS, day: bool = False
+    ) -> dict[Key, BreakerStatus]:
         """Those breakers, as far as they are known, with their calls over time.
 
         Args:
             keys: of breakers.
-            day: whether the calls of the last day are asked for, and not of the last hour only.
+            minutes: of how many minutes.
+            day: whether the calls of the last day are asked for, too.
         """
         names: dict[str, list[str]] = {}
         for key in keys:
@@ -98,7 +102,7 @@ class Watch:
             for reading in self.readings
             if reading.room is not None and reading.alias in names
             for status in reading.room.status(
-                names[reading.alias], stats=reading.lost_at is None, day=day
+                names[reading.alias], stats=reading.lost_at is None, minutes=minutes, day=day
             )
         }
 

@@ -39,15 +39,14 @@ class Entry:
     state: CircuitState | None
     look: Look
 
-    def is_among(self, filter: str) -> bool:
-        """Whether it is one of those that the filter is for."""
-        if filter == "steered":
-            return self.look in _STEERED
-        return self.state == filter
-
 
 _STEERED: Final = (Look.HELD, Look.DISABLED, Look.METRICS_ONLY)
 _URGENCY: Final = {look: number for number, look in enumerate(Look)}
+
+
+def is_among(filter: str, state: CircuitState | None, look: Look) -> bool:
+    """Whether a breaker is one of those that the filter is for."""
+    return look in _STEERED if filter == "steered" else state == filter
 
 
 def entries(seen: Watch) -> list[Entry]:
@@ -69,17 +68,18 @@ def narrowed(
         for entry in found
         if all(word in entry.key.name.casefold() for word in wanted)
         and registry in ("", entry.key.registry)
-        and (state not in FILTERS or entry.is_among(state))
+        and (state not in FILTERS or is_among(state, entry.state, entry.look))
     ]
 
 
 def counts(found: Iterable[Entry]) -> dict[str, int]:
     """How many there are of each filter, and of all."""
-    counted: Counter[str] = Counter()
-    for entry in found:
-        counted["all"] += 1
-        counted.update(filter for filter in FILTERS if entry.is_among(filter))
-    return {name: counted[name] for name in ("all", *FILTERS)}
+    kinds = Counter((entry.state, entry.look) for entry in found)
+    among = {
+        filter: sum(number for kind, number in kinds.items() if is_among(filter, *kind))
+        for filter in FILTERS
+    }
+    return {"all": kinds.total(), **among}
 
 
 def rows(seen: Watch, keys: Iterable[Key]) -> list[dict[str, Any]]:
@@ -122,10 +122,10 @@ def row(key: Key, status: BreakerStatus | None, reading: Reading) -> dict[str, A
         "paths": {},
     }
     if status.stats is not None:
-        last = status.stats.last_minute
+        last, lately = status.stats.last_minute, charts.lately(status.stats)
         shown["cells"]["calls"] = words.per_second(last.calls / seconds(MINUTE))
-        shown["cells"]["rejected"] = words.rejected(status.stats.last_hour.rejected)
-        shown["paths"] = charts.spark(status.stats, last)
+        shown["cells"]["rejected"] = words.rejected(sum(one.rejected for one in lately))
+        shown["paths"] = charts.spark(lately, last)
     return shown
 
 

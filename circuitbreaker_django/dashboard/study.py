@@ -10,6 +10,7 @@ from typing import Any
 from django.http import Http404, QueryDict
 
 from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.traffic import KEPT, MINUTE
 from circuitbreaker_django.dashboard import rows
 from circuitbreaker_django.dashboard.charts import SPANS
 from circuitbreaker_django.dashboard.keys import Key
@@ -56,7 +57,7 @@ def study(pk: str, asked: QueryDict) -> Study:
     with watching([key.registry]) as seen:
         if key not in seen.glance():
             raise Http404
-        status = seen.statuses([key], day=span == "day").get(key)
+        status = seen.statuses([key], minutes=KEPT[MINUTE], day=span == "day").get(key)
         history = seen.history(key)
         row = rows.row(key, status, seen.of[key.registry])
         return Study(

@@ -163,10 +163,10 @@ def per_second(rate: float) -> str:
 
 
 def rejected(count: int) -> str:
-    """Calls that were rejected in the last hour; empty when none was."""
+    """Calls that were rejected in the last half hour; empty when none was."""
     if not count:
         return ""
-    return ngettext("%(count)d rejected in 1 h", "%(count)d rejected in 1 h", count) % {
+    return ngettext("%(count)d rejected in 30 min", "%(count)d rejected in 30 min", count) % {
         "count": count
     }
 

@@ -13,6 +13,7 @@ from circuitbreaker_django.backends.store import KEYED, Declaration, Overview, P
 from circuitbreaker_django.core import options
 from circuitbreaker_django.core.errors import UnknownBreakerError
 from circuitbreaker_django.core.policy import POLICY_FIELDS, Policy
+from circuitbreaker_django.core.states import Mode
 from circuitbreaker_django.declarations import Declared
 from circuitbreaker_django.registry import Registry
 
@@ -90,6 +91,15 @@ class Catalogue:
             return options.make_policy({**config.defaults, **self._told(name), **here})
         except (TypeError, ValueError):  # published by a process of another release
             return options.make_policy({**config.defaults, **here})
+
+    def begins_in_a_mode(self, name: str) -> bool:
+        """Whether anybody says so; who is right :meth:`policy` knows, and takes longer."""
+        published = self._published(name)
+        there = {} if published is None else published.policy
+        for said in (self.registry.config.defaults, there, self.registry.said_of(name)):
+            if said.get("initial_mode", Mode.AUTO) != Mode.AUTO:
+                return True
+        return False
 
     def elsewhere(self, name: str, policy: Policy) -> dict[str, Any]:
         """The options that live processes have other values of than that policy, as last told."""

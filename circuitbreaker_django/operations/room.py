@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from circuitbreaker_django.backends.loading import load_backend_class, make_backend
-from circuitbreaker_django.backends.store import HISTORY, NoStore, Overview, ProcessInfo, Stats
+from circuitbreaker_django.backends.store import NoStore, Overview, ProcessInfo, Stats
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Command, CommandKind, Event
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.states import CircuitState, Mode
+from circuitbreaker_django.core.traffic import KEPT, MINUTE
 from circuitbreaker_django.environment import in_test_environment
 from circuitbreaker_django.operations.catalogue import Catalogue
 from circuitbreaker_django.operations.status import BreakerStatus, moment, status_of
@@ -101,22 +102,33 @@ class ControlRoom:
         unused = Circuit(epoch=overview.floor)
         for name in self.known.names():
             circuit = overview.circuits.get(name, unused)
+            at_rest = circuit.state is CircuitState.CLOSED and circuit.override is None
+            if at_rest and not self.known.begins_in_a_mode(name):
+                # Whatever else its policy says; of a thousand those take most of the time.
+                found[name] = (CircuitState.CLOSED, Mode.AUTO)
+                continue
             seen = core.effective(circuit, self.known.policy(name), overview.now)
             found[name] = (seen.state, seen.mode)
         return found
 
     def status(
-        self, names: Iterable[str], *, stats: bool = True, day: bool = False
+        self,
+        names: Iterable[str],
+        *,
+        stats: bool = True,
+        minutes: int = KEPT[MINUTE],
+        day: bool = False,
     ) -> list[BreakerStatus]:
         """Those breakers, as they were at the last look, and their calls over time.
 
         Args:
             names: of breakers.
             stats: whether their calls over time are asked for; they take most of the time.
-            day: whether those of the last day are, and not of the last hour only.
+            minutes: of how many minutes; by default of an hour.
+            day: whether those of the last day are asked for, too.
         """
         names = list(names)
-        found = self._stats(names, day) if stats else {}
+        found = self._stats(names, minutes, day) if stats else {}
         alone: dict[str, list[ProcessInfo]] = {}
         for process in self.processes:
             for name in process.alone:
@@ -130,10 +142,8 @@ class ControlRoom:
         """What has happened to those breakers, or to any, newest first, and when."""
         if self.missing is not None:
             return []
-        events = self._backend.events(HISTORY)
-        found = [(name, event) for name, event in events if not names or name in names]
-        now = self.known.overview.now
-        return [(moment(event.at, now), name, event) for name, event in found[:limit]]
+        now, found = self.known.overview.now, self._backend.events(limit, names or None)
+        return [(moment(event.at, now), name, event) for name, event in found]
 
     # -- steering ---------------------------------------------------------------------------
 
@@ -230,9 +240,8 @@ class ControlRoom:
     def _open(self, *, create: bool) -> None:
         asked = time.perf_counter()
         try:
-            self._backend.open(create=create)
             started = time.perf_counter()
-            self.known = Catalogue(self.registry, self._backend.overview())
+            self.known = Catalogue(self.registry, self._backend.open(create=create))
             if self._backend.separates:
                 self.answered_in = time.perf_counter() - started
         except NoStore as error:
@@ -247,12 +256,12 @@ class ControlRoom:
         else:
             self.missing = None
 
-    def _stats(self, names: list[str], day: bool) -> dict[str, Stats]:
+    def _stats(self, names: list[str], minutes: int, day: bool) -> dict[str, Stats]:
         """The calls of those breakers over time, if anybody counts them."""
         if self.missing is not None or not self.registry.config.stats_interval:
             return {}
         try:
-            found = self._backend.stats(names, day=day)
+            found = self._backend.stats(names, minutes=minutes, day=day)
         except CircuitBackendError:  # all else is known
             return {}
         nothing = Stats(self.known.overview.now, time.time())

@@ -441,6 +441,9 @@ def test_events_are_kept_newest_first(ours, theirs, clock):
     ]
     assert events[-1][1].actor == "ann"
     assert len(theirs.backend.events(limit=1)) == 1
+    assert theirs.backend.events(names=["search"]) == []
+    assert theirs.backend.events(names=["payments", "search"]) == theirs.backend.events()
+    assert theirs.backend.events(1, ["payments"]) == theirs.backend.events(1)
     assert theirs.backend.events(limit=0) == []
 
 
@@ -701,6 +704,8 @@ def test_an_hour_of_minutes_and_a_day_of_quarters_are_kept(ours, clock):
     stats = ours.backend.stats(["payments"], day=True)["payments"]
     assert 58 <= sum(bucket.counts.calls for bucket in stats.minutes) <= 60
     assert (len(stats.minutes), len(stats.quarters)) == (60, 96)
+    latest = ours.backend.stats(["payments"], minutes=30)["payments"]
+    assert (latest.minutes, latest.quarters) == (stats.minutes[-30:], ())
     assert stats.wall_time(stats.minutes[-1]) <= stats.wall
     clock.advance(3600)
     assert ours.backend.stats() == {}

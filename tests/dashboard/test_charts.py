@@ -38,7 +38,7 @@ def points(path):
 
 
 def spark(seen):
-    return charts.spark(seen, seen.last_minute)
+    return charts.spark(charts.lately(seen), seen.last_minute)
 
 
 # -- sparklines -------------------------------------------------------------------------------

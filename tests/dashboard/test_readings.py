@@ -146,7 +146,7 @@ def test_errors_come_first(settings, breaker_settings, worker, tmp_path):
 
 
 def test_history_that_is_lost_meanwhile_is_not_known(worker, monkeypatch):
-    def events(self, limit):
+    def events(self, limit, names):
         raise CircuitBackendError("gone")
 
     worker.payments.trip()

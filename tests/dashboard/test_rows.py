@@ -9,7 +9,7 @@ from circuitbreaker_django import CircuitState, Mode
 from circuitbreaker_django.backends.store import Stats
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.traffic import MINUTE, Bucket, Counts
-from circuitbreaker_django.dashboard import rows
+from circuitbreaker_django.dashboard import charts, rows
 from circuitbreaker_django.dashboard.charts import SPANS
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.readings import Reading, Watch
@@ -145,9 +145,14 @@ def test_calls_are_drawn_where_they_are_counted():
     shown = row(stats=STATS)
     assert (shown["cells"]["calls"], shown["cells"]["rejected"]) == (
         "1.0 calls/s",
-        "3 rejected in 1 h",
+        "3 rejected in 30 min",
     )
     assert shown["paths"]["spark"].startswith("M0 100L1 100L")
+
+
+def test_rejections_of_before_the_line_are_not_counted():
+    before = Bucket(NOW - charts.SPARKS * MINUTE, Counts(rejected=9))
+    assert row(stats=Stats(NOW, 1e9, (before,)))["cells"]["rejected"] == ""
 
 
 def figure(**given):

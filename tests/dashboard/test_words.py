@@ -152,7 +152,7 @@ def test_calls_per_second(rate, text):
 
 def test_rejections_and_errors():
     assert words.rejected(0) == ""
-    assert words.rejected(35) == "35 rejected in 1 h"
+    assert words.rejected(35) == "35 rejected in 30 min"
     assert words.error("Timeout", "") == "Timeout"
     assert words.error("Timeout", "after 3 s") == "Timeout: after 3 s"
 

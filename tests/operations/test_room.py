@@ -11,10 +11,28 @@ from django.core.exceptions import ImproperlyConfigured
 from circuitbreaker_django import (
     CircuitBackendError,
     CircuitState,
+    Mode,
 )
+from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.core.circuit import CommandKind
 from circuitbreaker_django.operations.room import CannotSteer
 from tests.operations.conftest import publish, trip
+
+
+def test_a_glance_sees_what_the_status_says_whoever_said_the_mode(enter, config, worker):
+    config["DEFAULTS"] = {"failure_threshold": 1}
+    config["BREAKERS"] = {"here": {"initial_mode": "disabled"}, "plain": {}}
+    publish(worker, "there", initial_mode="metrics_only")
+    publish(worker, "held", initial_mode="forced_open")
+    worker.backend.declare(Declaration("odd", {"initial_mode": ["x"]}, "another release"))
+    worker.trip()
+    room = enter()
+    glance = room.glance()
+    assert glance == {row.name: (row.state, row.mode) for row in room.status(room.known.names())}
+    assert {mode for _, mode in glance.values()} == set(Mode)
+    config["DEFAULTS"] = {"initial_mode": "disabled"}
+    assert enter().glance()["plain"] == (CircuitState.CLOSED, Mode.DISABLED)
+
 
 # -- the store is there or not -----------------------------------------------------------------
 

@@ -43,7 +43,9 @@ SELECT name, record FROM circuitbreaker_circuit
 WHERE namespace = %s AND record IS NOT NULL ORDER BY name
 """
 EVENTS: Final = """
-SELECT name, record FROM circuitbreaker_event WHERE namespace = %s ORDER BY number DESC LIMIT %s
+SELECT name, record FROM circuitbreaker_event
+WHERE namespace = %s AND (%s::text[] IS NULL OR name = ANY(%s::text[]))
+ORDER BY number DESC LIMIT %s
 """
 DECLARATIONS: Final = """
 SELECT name, info FROM circuitbreaker_declaration WHERE namespace = %s ORDER BY name

@@ -36,6 +36,7 @@ from circuitbreaker_django.backends.store import (
     Declaration,
     Evidence,
     Fence,
+    NoStore,
     Order,
     Overview,
     ProcessInfo,
@@ -117,6 +118,8 @@ class DatabaseStore(RemoteStore):
             records = cursor.rows(sql.CIRCUITS, self.namespace)
             declarations = cursor.rows(sql.DECLARATIONS, self.namespace)
             processes = cursor.rows(sql.PROCESSES, self.namespace, now - micros(FORGOTTEN_AFTER))
+        if not store:
+            raise NoStore(f"there is nothing of {self.namespace!r}")
         circuits, _ = _circuits(records)
         live, silent = roll_call(processes, now)
         return Overview(
@@ -128,33 +131,40 @@ class DatabaseStore(RemoteStore):
                 if (declaration := load_declaration(name, text))
             },
             live,
-            next((floor for _, floor, _, _ in store), 1),
+            store[0][1],
             silent,
         )
 
-    def stats(self, names: Collection[str] | None, *, day: bool) -> Mapping[str, Stats]:
+    def stats(
+        self, names: Collection[str] | None, *, minutes: int = KEPT[MINUTE], day: bool
+    ) -> Mapping[str, Stats]:
         """The calls of breakers over time, by the store's clock."""
         chosen = None if names is None else list(names)
         rows: dict[int, list[tuple[Any, ...]]] = {MINUTE: [], QUARTER: []}
         with self._transaction("REPEATABLE READ") as cursor:
             ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
             wall = time.time()
-            for width in (MINUTE, QUARTER) if day else (MINUTE,):
-                first = traffic.oldest(width, now)
+            numbers = {MINUTE: minutes, **({QUARTER: KEPT[QUARTER]} if day else {})}
+            for width, number in numbers.items():
+                first = traffic.oldest(width, now, number)
                 rows[width] = cursor.rows(
                     sql.TRAFFIC, self.namespace, width, first, now, chosen, chosen
                 )
-        minutes, quarters = _buckets(rows[MINUTE]), _buckets(rows[QUARTER])
+        short, long = _buckets(rows[MINUTE]), _buckets(rows[QUARTER])
         return {
-            name: Stats(now, wall, tuple(minutes.get(name, ())), tuple(quarters.get(name, ())))
-            for name in {**quarters, **minutes}
+            name: Stats(now, wall, tuple(short.get(name, ())), tuple(long.get(name, ())))
+            for name in {**long, **short}
         }
 
-    def events(self, limit: int) -> tuple[int, list[tuple[str, Event]]]:
-        """The store's time, and the newest events, newest first."""
+    def events(
+        self, limit: int, names: Collection[str] | None = None
+    ) -> tuple[int, list[tuple[str, Event]]]:
+        """The store's time, and the newest events of those breakers, or of any, newest first."""
+        chosen = None if names is None else list(names)
         with self._transaction() as cursor:
             ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
-            rows = cursor.rows(sql.EVENTS, self.namespace, max(0, min(limit, HISTORY)))
+            number = max(0, min(limit, HISTORY))
+            rows = cursor.rows(sql.EVENTS, self.namespace, chosen, chosen, number)
         events = []
         for name, record in rows:
             try:

@@ -1,8 +1,17 @@
 -- What has changed after the revision ARGV[2]; reads only. At most about ARGV[3] rows at once, and
--- then all of the last revision among them, so that the next time goes on after it.
+-- then all of the last revision among them, so that the next time goes on after it. If ARGV[4] is 1,
+-- it also says who is there and what is declared.
+
+local function answer(rows, more)
+  local told = { store.head(), rows, more }
+  if ARGV[4] == '1' then
+    told[4], told[5] = redis.call('HGETALL', PROCESSES), redis.call('HGETALL', DECLARATIONS)
+  end
+  return told
+end
 
 if not store.look() then
-  return { store.head(), {}, 0 }
+  return answer({}, 0)
 end
 
 local since, most = ARGV[2], tonumber(ARGV[3])
@@ -31,4 +40,4 @@ if #found == 2 * most then
   add(redis.call('ZRANGEBYSCORE', CHANGES, last, last), 1)
 end
 add(found, 2)
-return { store.head(), rows, more }
+return answer(rows, more)

@@ -1,4 +1,5 @@
--- The calls of the breakers that the JSON text ARGV[2] names, or of all if it is false; of the last
--- day too, if ARGV[3] is 1.
+-- The calls of the breakers that the JSON text ARGV[2] names, or of all if it is false: of the last
+-- ARGV[3] minutes and ARGV[4] quarters of an hour.
 
-return { record.number(now), traffic.read(cjson.decode(ARGV[2])[1], ARGV[3] == '1') }
+local numbers = { tonumber(ARGV[3]), tonumber(ARGV[4]) }
+return { record.number(now), traffic.read(cjson.decode(ARGV[2])[1], numbers) }

@@ -53,8 +53,8 @@ function traffic.add(counted, age)
   end
 end
 
--- Of each bucket that is kept its width, its beginning, and its fields.
-function traffic.read(names, day)
+-- Of the last so many buckets of each width: the width, the beginning, and the fields.
+function traffic.read(names, numbers)
   local fields = {}
   for _, name in ipairs(names or {}) do
     for _, letter in ipairs(COUNTS) do
@@ -63,9 +63,9 @@ function traffic.read(names, day)
   end
   local found = {}
   for position, one in ipairs(WIDTHS) do
-    local width, kept = one[1], one[2]
+    local width = one[1]
     local last = now - now % width
-    for index = 1 - kept, (position == 1 or day) and 0 or -kept do
+    for index = 1 - numbers[position], 0 do
       local start = last + index * width
       local pairs_found = {}
       if not names then
