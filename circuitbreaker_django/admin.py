@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.models import LogEntry
 from django.contrib.admin.utils import quote, unquote
 from django.contrib.auth import get_permission_codename
 from django.core.exceptions import PermissionDenied
@@ -112,6 +112,7 @@ class BreakerAdmin(_ModelAdmin):
             ("", self.changelist_view, "changelist"),
             ("poll/", self.poll_view, "poll"),
             ("act/", self.act_view, "act"),
+            ("<path:object_id>/poll.json", self.poll_one_view, "poll_one"),
             ("<path:object_id>/history.json", self.download_view, "download"),
             ("<path:object_id>/change/", self.change_view, "change"),
         ]
@@ -140,7 +141,7 @@ class BreakerAdmin(_ModelAdmin):
             "banners": banners(seen.readings),
             "asked": request.GET,
             "query": request.GET.urlencode(),
-            **self._live(request.GET),
+            **self._live(self._url("poll"), request.GET),
         }
         return self._render(request, "change_list.html", context, extra_context)
 
@@ -172,17 +173,16 @@ class BreakerAdmin(_ModelAdmin):
             "banners": found.banners,
             "list_url": self._url("changelist"),
             "download_url": self._url("download", quote(key.pk)),
-            **self._live(QueryDict(urlencode({"breaker": key.pk, "span": found.span}))),
+            **self._live(
+                self._url("poll_one", quote(key.pk)), QueryDict(urlencode({"span": found.span}))
+            ),
         }
         return self._render(request, "change_form.html", context, extra_context)
 
     def poll_view(self, request: HttpRequest) -> HttpResponse:
-        """What has become of the rows of a page, as JSON; ``rows`` are their short words."""
+        """What has become of the list's rows, as JSON; ``rows`` are their short words."""
         if refused := self._refuse(request, "GET"):
             return refused
-        if "breaker" in request.GET:
-            one = study(request.GET["breaker"], request.GET)
-            return JsonResponse({"rows": [one.row], "banners": one.banners})
         ids = set(request.GET.get("rows", "").split(",")[: 2 * PAGE])
         with watching() as seen:
             found = rows.entries(seen)
@@ -190,6 +190,13 @@ class BreakerAdmin(_ModelAdmin):
             shown = rows.rows(seen, (entry.key for entry in found if entry.key.id in ids))
         data = {"rows": shown, "counts": rows.counts(found), "order": _digest(page)}
         return JsonResponse({**data, "banners": banners(seen.readings)})
+
+    def poll_one_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """What has become of one breaker, as JSON."""
+        if refused := self._refuse(request, "GET"):
+            return refused
+        found = study(unquote(object_id), request.GET)
+        return JsonResponse({"rows": [found.row], "banners": found.banners})
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """The history of one breaker, as JSON."""
@@ -269,10 +276,10 @@ class BreakerAdmin(_ModelAdmin):
             request, f"admin/{self.opts.app_label}/{self.opts.model_name}/{template}", context
         )
 
-    def _live(self, asked: QueryDict) -> dict[str, Any]:
+    def _live(self, url: str, asked: QueryDict) -> dict[str, Any]:
         """What the page's script needs; it asks again for what was asked for."""
         return {
-            "poll_url": f"{self._url('poll')}?{asked.urlencode()}",
+            "poll_url": f"{url}?{asked.urlencode()}",
             "poll_every": str(POLL_EVERY),
             "poll_words": words.of_the_script(),
         }
@@ -333,7 +340,8 @@ class BreakerAdmin(_ModelAdmin):
             return
         try:
             with transaction.atomic(router.db_for_write(LogEntry)):
-                LogEntry.objects.log_actions(_user(request).pk, applied, CHANGE, text)
+                for breaker in applied:
+                    self.log_change(request, breaker, text)
         except DatabaseError:
             logger.exception("an order was applied, but the admin's log could not be written")
             text = _("The order stands in the history, but the admin's log could not be written.")

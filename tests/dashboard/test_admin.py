@@ -32,6 +32,7 @@ LIST = "/admin/circuitbreaker_django/breaker/"
 POLL = f"{LIST}poll/"
 ACT = f"{LIST}act/"
 DETAIL = f"{LIST}default_3Apayments/change/"
+POLL_ONE = f"{LIST}default_3Apayments/poll.json"
 HISTORY = f"{LIST}default_3Apayments/history.json"
 
 USERS = ("anonymous", "visitor", "staff", "view", "trip", "reset", "change_mode", "superuser")
@@ -102,7 +103,14 @@ def outcome(kind, method, view, action=None):
     return 200
 
 
-VIEWS = {"list": LIST, "detail": DETAIL, "poll": POLL, "history": HISTORY, "act": ACT}
+VIEWS = {
+    "list": LIST,
+    "detail": DETAIL,
+    "poll": POLL,
+    "poll_one": POLL_ONE,
+    "history": HISTORY,
+    "act": ACT,
+}
 TABLE = [
     (kind, method, view, action)
     for kind in USERS
@@ -176,7 +184,7 @@ def test_every_form_has_its_token(worker):
 
 
 def test_pages_are_not_cached(anna, worker):
-    for url in (LIST, POLL, DETAIL, HISTORY):
+    for url in (LIST, POLL, DETAIL, POLL_ONE, HISTORY):
         assert "no-store" in anna.get(url).headers["Cache-Control"]
 
 
@@ -351,6 +359,18 @@ def test_nobody_is_steered_where_circuits_are_of_each_process(anna, settings):
     assert not LogEntry.objects.exists()
 
 
+def test_who_writes_another_log_is_asked(anna, worker, monkeypatch):
+    logged = []
+
+    def log_change(self, request, breaker, message):
+        logged.append((request.user.get_username(), breaker.pk, message))
+
+    monkeypatch.setattr(BreakerAdmin, "log_change", log_change)
+    anna.post(ACT, order(worker, "trip", reason="a drill"))
+    assert logged == [("anna", PAYMENTS.pk, "Trip: a drill")]
+    assert not LogEntry.objects.exists()
+
+
 def test_what_was_applied_is_logged_even_if_nobody_can_look(anna, worker, monkeypatch):
     def order_and_lose(self, *args, **kwargs):
         raise AppliedUnseen("it was applied, but then: gone")
@@ -450,7 +470,7 @@ def test_a_thousand_breakers_come_in_pages_of_a_hundred(anna, worker):
         (LIST, ["open", "stats"]),
         (f"{POLL}?rows={PAYMENTS.id}", ["open", "stats"]),
         (DETAIL, ["open", "stats", "events"]),
-        (f"{POLL}?breaker={PAYMENTS.pk}", ["open", "stats", "events"]),
+        (POLL_ONE, ["open", "stats", "events"]),
     ],
 )
 def test_a_thousand_cost_three_trips_to_the_store(anna, worker, monkeypatch, url, asked):
@@ -493,6 +513,11 @@ def test_a_poll_tells_of_the_rows_it_was_asked_for(anna, worker):
     assert [banner["level"] for banner in data["banners"]] == ["warning"]
 
 
+def test_whatever_the_list_is_asked_for_it_polls_the_list(anna, worker):
+    page = anna.get(LIST, {"breaker": PAYMENTS.pk, "span": "day"})
+    assert "order" in anna.get(page.context["poll_url"]).json()
+
+
 def test_a_poll_tells_when_the_list_would_be_another(anna, worker):
     order = anna.get(LIST).context["order"]
     assert anna.get(POLL).json()["order"] == order
@@ -507,8 +532,8 @@ def test_a_poll_tells_when_the_list_would_be_another(anna, worker):
 def test_a_breakers_page_polls_its_figure(anna, worker, span):
     page = anna.get(DETAIL, {"span": span})
     chosen = "day" if span == "day" else "hour"
-    assert page.context["poll_url"] == f"{POLL}?breaker=default%3Apayments&span={chosen}"
-    data = anna.get(POLL, {"breaker": PAYMENTS.pk, "span": span}).json()
+    assert page.context["poll_url"] == f"{POLL_ONE}?span={chosen}"
+    data = anna.get(POLL_ONE, {"span": span}).json()
     [row] = data["rows"]
     assert row["paths"]["strip_closed"]
     assert row["cells"]["sum_calls"]
@@ -555,7 +580,7 @@ def test_history_comes_in_pages(anna, worker):
 
 
 @pytest.mark.parametrize("pk", ["nonsense", "default_3Anobody", "nowhere_3Apayments"])
-@pytest.mark.parametrize("page", ["change/", "history.json"])
+@pytest.mark.parametrize("page", ["change/", "poll.json", "history.json"])
 def test_what_is_not_known_has_no_page(anna, worker, pk, page):
     assert anna.get(f"{LIST}{pk}/{page}").status_code == 404
 
@@ -563,18 +588,13 @@ def test_what_is_not_known_has_no_page(anna, worker, pk, page):
 def test_registries_that_nobody_has_are_not_remembered(anna, worker):
     for number in range(3):
         pk = f"nowhere{number}:payments"
-        assert anna.get(POLL, {"breaker": pk}).status_code == 404
+        assert anna.get(f"{LIST}{pk}/poll.json").status_code == 404
         body = anna.post(ACT, {"action": "trip", "selected": f"1 {pk}"}).content.decode()
         assert "No longer known: <bdi>payments</bdi>" in body
         assert "cannot be reached" not in body
         body = anna.post(ACT, order(worker, "trip", selected=f"1 {pk}")).content.decode()
         assert "Nothing was done to payments:" in body
     assert readings._last == {}
-
-
-def test_nor_a_poll(anna, worker):
-    assert anna.get(POLL, {"breaker": "default:nobody"}).status_code == 404
-    assert anna.get(POLL, {"breaker": "nonsense"}).status_code == 404
 
 
 def test_of_a_store_that_is_lost_no_history_is_claimed(anna, worker, location):
@@ -587,7 +607,7 @@ def test_of_a_store_that_is_lost_no_history_is_claimed(anna, worker, location):
     assert "You see what was known at" in body
     assert "The history cannot be read now." in body
     assert "Nothing has happened yet." not in body
-    [row] = anna.get(POLL, {"breaker": PAYMENTS.pk}).json()["rows"]
+    [row] = anna.get(POLL_ONE).json()["rows"]
     assert row["cells"]["states"] == "Unknown 1 h"
     assert anna.get(HISTORY).status_code == 503
 

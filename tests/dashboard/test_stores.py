@@ -28,6 +28,7 @@ PAYMENTS = Key("default", "payments")
 LIST = "/admin/circuitbreaker_django/breaker/"
 POLL = f"{LIST}poll/"
 DETAIL = f"{LIST}default_3Apayments/change/"
+POLL_ONE = f"{LIST}default_3Apayments/poll.json"
 HISTORY = f"{LIST}default_3Apayments/history.json"
 
 
@@ -99,7 +100,7 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize(
     "url",
-    [LIST, f"{POLL}?rows={PAYMENTS.id}", DETAIL, f"{POLL}?breaker={PAYMENTS.pk}&span=day", HISTORY],
+    [LIST, f"{POLL}?rows={PAYMENTS.id}", DETAIL, f"{POLL_ONE}?span=day", HISTORY],
 )
 def test_a_page_asks_the_store_three_times_at_most(anna, worker, asked, url):
     worker.trip(reason="a drill", actor="ben")
@@ -127,7 +128,7 @@ def test_an_order_reaches_the_workers_the_history_and_the_log(anna, worker):
     assert "Something has changed since you looked" in body
     [line] = anna.get(HISTORY).json()
     assert (line["actor"], line["reason"], line["after"]) == ("anna", "a drill", "open")
-    [row] = anna.get(POLL, {"breaker": PAYMENTS.pk}).json()["rows"]
+    [row] = anna.get(POLL_ONE).json()["rows"]
     assert (row["look"], row["cells"]["actor"]) == ("held", "by anna")
     assert [entry.object_id for entry in LogEntry.objects.all()] == [PAYMENTS.pk]
 
