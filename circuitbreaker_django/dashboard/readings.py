@@ -192,9 +192,9 @@ def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str, str]]:
     if room.differing:
         text = ngettext(
             "%(count)d of %(all)d live processes of registry “%(registry)s” runs with other "
-            "settings than this page's.",
+            "settings than this page's, by which thresholds and waits are shown here.",
             "%(count)d of %(all)d live processes of registry “%(registry)s” run with other "
-            "settings than this page's.",
+            "settings than this page's, by which thresholds and waits are shown here.",
             len(room.differing),
         )
         yield "warning", "differing", text

@@ -12,11 +12,14 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, gettext_noop, ngettext
 
-from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.operations.status import BreakerStatus
+
+#: Settings that are listed in a cell.
+LISTED: Final = 5
 
 
 class Look(StrEnum):
@@ -40,6 +43,21 @@ LOOKS: Final = {
     Look.DISABLED: gettext_lazy("Disabled"),
     Look.METRICS_ONLY: gettext_lazy("Metrics only"),
     Look.CLOSED: gettext_lazy("Closed"),
+}
+
+#: Why a circuit has changed, where stores keep a fixed sentence. One with numbers in it stays as
+#: it is kept: the numbers are only there.
+CAUSES: Final = {
+    "first trial": gettext_lazy("first trial"),
+    "a trial failed": gettext_lazy("a trial failed"),
+    "a trial succeeded": gettext_lazy("a trial succeeded"),
+    "a relapse while it ramped up": gettext_lazy("a relapse while it ramped up"),
+    CommandKind.HOLD.value: gettext_lazy("Hold open"),
+    CommandKind.TRIP.value: gettext_lazy("Trip"),
+    CommandKind.RESET.value: gettext_lazy("Reset"),
+    CommandKind.DISABLE.value: gettext_lazy("Disable"),
+    CommandKind.METRICS_ONLY.value: gettext_lazy("Metrics only"),
+    CommandKind.ENABLE.value: gettext_lazy("Enable"),
 }
 
 _OF_MODES: Final = {
@@ -135,6 +153,22 @@ def _rate(text: str, rate: float, threshold: float) -> str:
     return text % {"rate": percent(rate), "threshold": percent(threshold)}
 
 
+def elsewhere(status: BreakerStatus) -> str:
+    """What live processes have set otherwise than this page; empty when nothing is known to be."""
+    told = [f"{option} = {value}" for option, value in status.elsewhere.items()]
+    if not told:
+        return ""
+    listed = ", ".join(told[:LISTED]) + ", …" * (len(told) > LISTED)
+    return _("other processes have %(settings)s") % {"settings": listed}
+
+
+def common(status: BreakerStatus) -> str:
+    """That it stands in for breakers by key, if it does."""
+    if not status.common_to:
+        return ""
+    return _("common breaker of %(pattern)s") % {"pattern": status.common_to}
+
+
 def would_reject(status: BreakerStatus) -> str:
     """What a circuit on paper would have done; empty in any other mode."""
     if status.mode is not Mode.METRICS_ONLY:
@@ -197,6 +231,16 @@ def lengths(found: Mapping[Look, float]) -> str:
         if round(found.get(look, 0))
     )
     return ", ".join(parts)
+
+
+def cause(text: str) -> str:
+    """Why a circuit has changed: what the store keeps, in the reader's language if it can be."""
+    return str(CAUSES.get(text, text))
+
+
+def reason(status: BreakerStatus) -> str:
+    """Why a circuit is as it is; what a person has written stays so."""
+    return status.reason if status.updated_by else cause(status.reason)
 
 
 def counted(event: Event) -> str:
@@ -314,8 +358,12 @@ def _recovery(rules: Policy) -> list[tuple[str, list[str]]]:
     return found
 
 
-def next_trial(seconds: float) -> str:
-    """A countdown, as it is when the page is made."""
+def next_trial(status: BreakerStatus) -> str:
+    """A countdown, as it is when the page is made; or what decides while trials run."""
+    seconds, running = status.retry_after or 0, status.trials_running
+    if running:
+        text = ngettext("%(count)d trial is running", "%(count)d trials are running", running)
+        return text % {"count": running}
     if not seconds:
         return _("next trial now")
     return _("next trial in %(length)s") % {"length": length(math.ceil(seconds))}

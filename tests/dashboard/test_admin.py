@@ -19,7 +19,7 @@ from django.utils.html import escape
 from circuitbreaker_django import CircuitState
 from circuitbreaker_django.admin import BreakerAdmin
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
-from circuitbreaker_django.backends.store import OrderUnsure
+from circuitbreaker_django.backends.store import Declaration, OrderUnsure
 from circuitbreaker_django.dashboard import readings
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.models import Breaker
@@ -553,6 +553,28 @@ def test_a_breakers_page_says_it_all(anna, worker):
     ):
         assert text in body
     assert re.search(r'<time datetime="\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d">', body)
+
+
+def test_a_common_breaker_is_told_apart_and_whose_settings_are_shown(
+    anna, worker, settings, breaker_settings
+):
+    breaker_settings["BREAKERS"] = {"payments": {"failure_threshold": 9}, "tenant:*": {}}
+    settings.CIRCUIT_BREAKERS = {"default": breaker_settings}
+    declared: dict[str, dict[str, object]] = {
+        "payments": {"failure_threshold": 3},
+        "tenant": {"keyed": True},
+    }
+    for name, policy in declared.items():
+        worker.backend.declare(Declaration(name, policy, "shop.py:1"))
+    worker.backend.publish()
+    tenant = f"{LIST}default_3Atenant/change/"
+    for url in (LIST, tenant):
+        assert "common breaker of tenant:*" in anna.get(url).content.decode()
+    for url in (LIST, DETAIL):
+        body = anna.get(url).content.decode()
+        assert "0 of 9 failures" in body
+        assert "other processes have failure_threshold = 3" in body
+        assert "by which thresholds and waits are shown here" in body
 
 
 @pytest.mark.parametrize("use_tz", [True, False])

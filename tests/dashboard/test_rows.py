@@ -193,5 +193,5 @@ def test_a_line_of_the_history():
     )
     line = rows.history_line(datetime.now(UTC), event)
     assert (line["before"], line["after"], str(line["after_text"])) == ("open", "held", "Held open")
-    assert (line["actor"], line["reason"], line["cause"]) == ("anna", "a drill", "hold")
+    assert (line["actor"], line["reason"], line["cause"]) == ("anna", "a drill", "Hold open")
     assert (line["last_error"], line["counts"]) == ("Timeout: after 3 s", "2 failures")

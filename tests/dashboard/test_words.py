@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from django.test import override_settings
 from django.utils import timezone, translation
 
 from circuitbreaker_django import CircuitState, Mode
-from circuitbreaker_django.core.circuit import Event
+from circuitbreaker_django.core import circuit as core
+from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.dashboard import words
+from circuitbreaker_django.dashboard.orders import ACTIONS
 from circuitbreaker_django.dashboard.words import Look
 from tests.dashboard.made import status
 
@@ -186,8 +190,49 @@ def test_for_how_long_it_was_what():
 
 
 def test_a_countdown():
-    assert words.next_trial(0) == "next trial now"
-    assert words.next_trial(11.2) == "next trial in 12 s"
+    assert words.next_trial(status()) == "next trial now"
+    assert words.next_trial(status(retry_after=11.2)) == "next trial in 12 s"
+
+
+def test_while_trials_run_no_call_is_promised_to_pass():
+    assert words.next_trial(status(retry_after=0.0, trials_running=1)) == "1 trial is running"
+    assert words.next_trial(status(retry_after=0.0, trials_running=2)) == "2 trials are running"
+
+
+def test_what_other_processes_have_set_is_told():
+    assert words.elsewhere(status()) == ""
+    assert (
+        words.elsewhere(status(elsewhere={"failure_threshold": 5, "quorum": 2}))
+        == "other processes have failure_threshold = 5, quorum = 2"
+    )
+    many = {f"option_{number}": number for number in range(9)}
+    assert words.elsewhere(status(elsewhere=many)).endswith("option_4 = 4, …")
+
+
+def test_the_common_breaker_of_a_family_is_called_so():
+    assert words.common(status()) == ""
+    assert words.common(status(common_to="tenant:*")) == "common breaker of tenant:*"
+
+
+# -- causes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", list(CommandKind))
+def test_an_order_is_called_as_its_button(kind):
+    assert words.cause(kind.value) == str(ACTIONS[kind.value].label)
+
+
+def test_fixed_sentences_of_the_core_are_translatable():
+    written = (Path(core.__file__)).read_text()
+    sentences = set(re.findall(r'(?:cause|why|why: str \| None) ?= ?"([^"]+)"', written))
+    assert len(sentences) == 4
+    assert sentences < words.CAUSES.keys()
+
+
+def test_what_is_no_fixed_sentence_stays_as_it_is_kept():
+    assert words.cause("3 failures within 60 s") == "3 failures within 60 s"
+    assert words.reason(status(reason="trip")) == "Trip"
+    assert words.reason(status(reason="trip", updated_by="ben")) == "trip"
 
 
 # -- policies ---------------------------------------------------------------------------------
