@@ -70,6 +70,17 @@ def test_from_right_to_left(busy, visit):
     state = page.locator(".cb-state").first.bounding_box()
     assert name["x"] > state["x"]
     assert page.evaluate("document.querySelector('#content').scrollWidth") <= 1280
+    assert page.locator("[data-cell=failures]", has_text="of 5 failures").first.evaluate(
+        """cell => {
+            const range = document.createRange();
+            const x = (at) => {
+                range.setStart(cell.firstChild, at);
+                range.setEnd(cell.firstChild, at + 1);
+                return range.getBoundingClientRect().x;
+            };
+            return x(0) < x(cell.textContent.length - 1);
+        }"""
+    )  # in English it reads from left to right
     page.goto(page.locator(".cb-name a").first.evaluate("link => link.href"))
     begin, now = page.locator(".cb-axis > :is(:first-child, :last-child)").all()
     assert begin.bounding_box()["x"] > now.bounding_box()["x"]
