@@ -15,6 +15,8 @@ from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.database.connection import DatabaseConnection
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.remote import RemoteBackend
+from circuitbreaker_django.core.circuit import Command, CommandKind
+from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.dashboard.keys import Key
 from tests.backends.postgres import database, postgres
 from tests.backends.servers import RedisServer, short_folder
@@ -109,6 +111,16 @@ def test_a_page_asks_the_store_three_times_at_most(anna, worker, asked, url):
     assert answer.status_code == 200
     assert len(asked) <= 3
     assert "a drill" in answer.content.decode()
+
+
+@pytest.mark.parametrize("url", [LIST, f"{POLL}?rows={PAYMENTS.id}", DETAIL, POLL_ONE])
+def test_nor_more_often_of_a_thousand_circuits(anna, worker, asked, url):
+    trip = (Command(CommandKind.TRIP), Policy())
+    worker.backend.order({f"b{number:04}": trip for number in range(1000)})
+    asked.clear()
+    answer = anna.get(url)
+    assert answer.status_code == 200
+    assert len(asked) <= 3
 
 
 def test_an_order_reaches_the_workers_the_history_and_the_log(anna, worker):
