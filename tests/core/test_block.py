@@ -49,6 +49,13 @@ def test_a_block_that_found_the_gate_open_after_all_counts(make):
     assert breaker.state is OPEN
 
 
+def test_an_exit_that_is_older_than_the_circuit_counts_nothing(make):
+    block = Block(None)
+    breaker = make()
+    block.exit(breaker, Down, Down(), None)
+    assert breaker.state is CLOSED
+
+
 def test_a_slow_block_is_slow_from_when_it_was_entered(make, clock):
     breaker = make(
         failure_threshold=None, slow_call_duration=10, slow_call_rate_threshold=1, minimum_calls=2

@@ -1463,6 +1463,14 @@ def test_each_call_that_rides_on_a_trial_is_counted(half_open):
             assert breaker.view.all_calls == number
 
 
+def test_each_call_that_is_let_through_and_gets_no_gate_is_counted(make, monkeypatch):
+    breaker = make()
+    monkeypatch.setattr(breaker.backend, "admit", lambda view, *args: view.epoch)
+    for number in range(1, 4):
+        breaker.call(ok)
+        assert breaker.view.all_calls == number
+
+
 def test_an_end_that_is_neither_slow_nor_a_failure_tells_no_error(make, monkeypatch):
     told: list[Any] = []
     breaker = make(failure_rate_threshold=0.5)

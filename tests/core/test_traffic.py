@@ -39,6 +39,10 @@ def test_what_was_counted_within_a_bucket_is_in_that_bucket():
     assert list(traffic.shares(five, 5, MINUTE, NOW)) == [Bucket(NOW - 30_000_000, five)]
 
 
+def test_what_was_counted_at_the_beginning_of_a_bucket_is_not_in_that_before():
+    assert list(traffic.shares(Counts(5), 0, MINUTE, MINUTE)) == [Bucket(MINUTE, Counts(5))]
+
+
 def test_what_was_counted_over_several_is_spread_evenly():
     shares = traffic.shares(Counts(10, 1), 2 * MINUTE, MINUTE, NOW)
     assert [share for _, share in shares] == [Counts(3), Counts(3), Counts(4, 1)]
@@ -59,6 +63,14 @@ def test_buckets_are_summed_and_ascending_and_no_more_than_are_kept(told, width)
         newest = traffic.newest(kept, width, now)
         assert list(newest) == sorted(newest) == [Bucket(*item) for item in kept.items()]
         assert len(kept) <= KEPT[width]
+
+
+@pytest.mark.parametrize("into", [0, MINUTE - 1])
+def test_what_is_added_counts_with_what_is_kept_of_the_last_hour(into):
+    current = 1000 * MINUTE
+    kept = {current - number * MINUTE: Counts(9, 3) for number in (60, 59, 0)}
+    added = traffic.add(kept, [Bucket(current, Counts(1))], MINUTE, current + into)
+    assert added == {current - 59 * MINUTE: Counts(9, 3), current: Counts(10, 3)}
 
 
 def test_a_bucket_of_the_future_is_nobodys():

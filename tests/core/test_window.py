@@ -106,6 +106,7 @@ def test_a_row_of_failures_trips_when_it_is_long_enough():
     policy = Policy(consecutive_failures=3)
     assert why(policy, streak=2) is None
     assert why(policy, streak=3) == "3 failures in a row"
+    assert why(Policy(consecutive_failures=2), streak=2) == "2 failures in a row"
     assert why(Policy(consecutive_failures=1), streak=1) == "1 failure in a row"
     assert why(RATE, streak=99) is None
 
