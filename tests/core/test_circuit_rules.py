@@ -374,6 +374,7 @@ def test_a_circuit_may_begin_held_and_then_a_trial_comes_first():
     circuit, event = order(NEW, CommandKind.ENABLE, policy)
     assert core.effective(circuit, policy, NOW) == Effective(HALF_OPEN, Mode.AUTO, 0)
     assert (event.before, event.after, circuit.since) == (OPEN, HALF_OPEN, NOW)
+    assert circuit.actor == ""  # nobody held it
 
 
 def test_a_mode_of_an_operator_ends_in_the_one_of_the_policy():
