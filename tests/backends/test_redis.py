@@ -231,6 +231,16 @@ def test_the_library_of_valkey(server, live):
     works(live(url=server.tcp_url.replace("redis", "valkey")), live())
 
 
+def test_a_server_of_valkey(live):
+    for folder in short_folder():
+        server = RedisServer(folder, program=find_server("valkey-server"))
+        try:
+            server.start()
+            works(live(url=server.tcp_url.replace("redis", "valkey")), live(url=server.url))
+        finally:
+            server.kill()
+
+
 def test_an_operator_makes_no_store_unless_he_insists(server):
     with closing(RedisBackend(server.url, observer=True)) as backend:
         with pytest.raises(NoStore, match="there is nothing at unix://"):

@@ -32,7 +32,7 @@ from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.record import dump_circuit, load_circuit
 from circuitbreaker_django.core.states import CircuitState, Mode, Outcome
 from circuitbreaker_django.core.window import Slice
-from tests.backends.servers import RedisServer
+from tests.backends.servers import RedisServer, find_server, short_folder
 from tests.clock import Clock
 
 SECOND = 1_000_000
@@ -161,17 +161,20 @@ class Scripts:
         return load_circuit(self.client.hget(self.prefix + "circuits", "payments").decode())
 
 
-@pytest.fixture(scope="module")
-def scripts(redis_server: RedisServer) -> Iterator[Scripts]:
+@pytest.fixture(scope="module", params=["redis-server", "valkey-server"])
+def scripts(request: pytest.FixtureRequest) -> Iterator[Scripts]:
     clock = Clock(NOW)
-    backend = RedisBackend(
-        redis_server.url, namespace="lua", threads=False, clock=clock, server_clock=clock
-    )
-    store = backend.connect(5)
-    with closing(redis_server.client()) as client:
-        client.flushall()
-        yield Scripts(store, client, backend.prefix)
-    store.close()
+    for folder in short_folder():
+        server = RedisServer(folder, program=find_server(request.param))
+        server.start()
+        backend = RedisBackend(
+            server.url, namespace="lua", threads=False, clock=clock, server_clock=clock
+        )
+        store = backend.connect(5)
+        with closing(server.client()) as client:
+            yield Scripts(store, client, backend.prefix)
+        store.close()
+        server.kill()
     backend.close()
 
 

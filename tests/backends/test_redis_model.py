@@ -7,14 +7,13 @@ from collections.abc import Callable
 from contextlib import closing
 from math import inf
 
-from hypothesis import settings
 from hypothesis.stateful import rule
 
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.redis import RedisBackend
 from tests.backends.conftest import AHEAD
 from tests.backends.servers import RedisServer
-from tests.core.test_model import CircuitMachine, prove
+from tests.core.test_model import CircuitMachine, fewer, prove
 
 
 class RedisMachine(CircuitMachine):
@@ -68,8 +67,7 @@ def test_processes_do_what_the_model_does(redis_server):
     RedisMachine.server = redis_server
     prove(
         RedisMachine,
-        # Of half as many examples chance makes more.
         least={"half_open": 0.25, "ramp-up": 0.05, "metrics_only": 0.05, "alone": 0.05},
-        max_examples=settings().max_examples // 2,
+        max_examples=fewer(2),
         stateful_step_count=30,
     )

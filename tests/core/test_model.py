@@ -460,8 +460,24 @@ def _rest(error: object) -> float:
     return error.rest if isinstance(error, Failed) else 0.0
 
 
+#: Examples of which a share can be told; of fewer chance makes anything.
+MANY = 1000
+
+
+def fewer(part: int) -> int:
+    """How many examples there are of a model that takes long: a part, but in a nightly run all."""
+    many = settings().max_examples
+    return many if many >= MANY else many // part
+
+
 def prove(machine: type[CircuitMachine], *, least: dict[str, float], **limits: Any) -> None:
-    """Run the machine, and see how large a share of its examples came where it is to come."""
+    """Run the machine, and see how large a share of its examples came where it is to come.
+
+    Args:
+        machine: the model.
+        least: the shares that are asked for, where there are examples enough to tell.
+        limits: hypothesis's settings.
+    """
     machine.reached = Counter()
     run_state_machine_as_test(machine, settings=settings(deadline=None, **limits))
     reached = dict(machine.reached)
@@ -469,8 +485,9 @@ def prove(machine: type[CircuitMachine], *, least: dict[str, float], **limits: A
     shares = {place: number / examples for place, number in sorted(reached.items())}
     told = ", ".join(f"{place} {share:.0%}" for place, share in shares.items())
     print(f"\n{machine.__name__}: {steps} steps in {examples} examples: {told}")
-    for place, share in least.items():
-        assert shares.get(place, 0) >= share, f"{place}: too few examples"
+    if examples >= MANY:
+        for place, share in least.items():
+            assert shares.get(place, 0) >= share, f"{place}: too few examples"
 
 
 class MemoryMachine(CircuitMachine):

@@ -194,6 +194,9 @@ def test_another_users_store(environment, start):
         "django.setup()\n"
         "import circuitbreaker_django.backends.sqlite\n"
         "from circuitbreaker_django.management.commands.breaker import Command\n"
+        # While Django's files may be read, which they need not be for whoever it is then.
+        "from django.utils import translation\n"
+        "translation.activate('en-us')\n"
         "os.setgroups([])\n"
         f"os.setgid({nobody.pw_gid})\n"
         f"os.setuid({nobody.pw_uid})\n"
