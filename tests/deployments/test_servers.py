@@ -13,6 +13,7 @@ import pytest
 
 from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.base import Backend
+from circuitbreaker_django.core.errors import CircuitBackendError
 from tests.backends.waiting import until
 from tests.deployments.conftest import STORES, Store, make_store
 from tests.deployments.deployment import Deployment, Server
@@ -125,9 +126,17 @@ def share(deployment: Deployment, store: Store) -> bool:
 
 @contextmanager
 def operator(store: Store) -> Iterator[Backend]:
-    """Somebody who looks and steers from outside."""
+    """Somebody who looks and steers from outside, once the store has time for it."""
     with closing(store.join(observer=True)) as observer:
-        observer.open(create=False)
+
+        def is_open() -> bool:
+            try:
+                observer.open(create=False)
+            except CircuitBackendError:
+                return False
+            return True
+
+        until(is_open)
         yield observer
 
 
