@@ -379,3 +379,11 @@ def test_what_is_no_circuit_is_dropped_before_it_is_used(scripts, text):
             assert seen.circuits["payments"] == core.settle(circuit, NOW)
         else:  # Lua's numbers end earlier
             assert re.search(r"\d{16}", text)
+
+
+def test_what_somebody_else_has_dropped_or_written_meanwhile_is_left(scripts, caplog):
+    scripts.put(Circuit(7))
+    before = scripts.store.look(0)
+    scripts.store._drop([b"payments", b"garbage", b"nobody", b"garbage"])
+    assert scripts.store.look(0) == before
+    assert caplog.messages == []
