@@ -311,33 +311,6 @@ def test_calls_go_on_at_the_same_rate_while_a_server_stands_still(server, live):
 # -- event loops ---------------------------------------------------------------------------------
 
 
-def test_two_event_loops_share_the_permits_of_their_process(live):
-    breaker = live(recovery_timeout=0.2, success_threshold=4)
-    breaker.trip()
-    trying, most = [0], [0]
-
-    @breaker
-    async def trial() -> None:
-        trying[0] += 1
-        most[0] = max(most[0], trying[0])
-        await asyncio.sleep(0.01)
-        trying[0] -= 1
-
-    async def use() -> None:
-        while not is_closed(breaker):
-            with suppress(CircuitOpenError):
-                await trial()
-            await asyncio.sleep(0.005)
-
-    threads = [threading.Thread(target=asyncio.run, args=(use(),)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert is_closed(breaker)
-    assert most == [1]
-
-
 async def test_an_event_loop_goes_on_while_its_call_asks_a_server_that_stands_still(server, live):
     breaker = live(recovery_timeout=0.1)
     breaker.trip()
