@@ -73,6 +73,12 @@ def test_what_is_added_counts_with_what_is_kept_of_the_last_hour(into):
     assert added == {current - 59 * MINUTE: Counts(9, 3), current: Counts(10, 3)}
 
 
+def test_only_as_many_of_the_newest_as_are_asked_for():
+    kept = {number * MINUTE: Counts(number) for number in range(1, 6)}
+    newest = traffic.newest(kept, MINUTE, 5 * MINUTE, 2)
+    assert newest == (Bucket(4 * MINUTE, Counts(4)), Bucket(5 * MINUTE, Counts(5)))
+
+
 def test_a_bucket_of_the_future_is_nobodys():
     assert traffic.newest({NOW + 1: Counts(1)}, MINUTE, NOW) == ()
 
