@@ -387,3 +387,14 @@ def test_what_somebody_else_has_dropped_or_written_meanwhile_is_left(scripts, ca
     scripts.store._drop([b"payments", b"garbage", b"nobody", b"garbage"])
     assert scripts.store.look(0) == before
     assert caplog.messages == []
+
+
+def test_the_floor_is_above_whatever_a_dropped_row_was(scripts, caplog):
+    before = scripts.store.look(0)
+    scripts.client.hset(scripts.prefix + "circuits", "payments", "garbage")
+    scripts.store._drop([b"payments", b"garbage"])
+    after = scripts.store.look(2**62)
+    assert after.floor > before.floor
+    assert after.floor >= NOW
+    assert after.revision > before.revision
+    assert len(caplog.messages) == 1
