@@ -73,8 +73,9 @@ class Registry(Mapping[str, CircuitBreaker]):
         self._clock = clock
         self._home: Home | None = None
         self._breakers: dict[str, CircuitBreaker] = {}
-        self._patterns = [name for name in config.breakers if families.is_pattern(name)]
-        self._named = frozenset(config.breakers).difference(self._patterns)
+        #: The keys of ``BREAKERS`` that stand for several breakers by key.
+        self.patterns = [name for name in config.breakers if families.is_pattern(name)]
+        self._named = frozenset(config.breakers).difference(self.patterns)
         alias = config.alias
         self._members = Members(
             alias,
@@ -150,7 +151,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         declared = self.declared(family)
         if declared is not None and declared.keyed:
             return family
-        patterns = families.matching(name, self._patterns)
+        patterns = families.matching(name, self.patterns)
         start = f"{family}{families.COLON}"
         return family if any(pattern.startswith(start) for pattern in patterns) else ""
 
@@ -189,7 +190,7 @@ class Registry(Mapping[str, CircuitBreaker]):
         for declared in (self.declared(family), self.declared(name)):
             if declared is not None:
                 yield declared, declared.policy
-        for key in (family, *families.matching(name, self._patterns), name):
+        for key in (family, *families.matching(name, self.patterns), name):
             if key in entries:
                 yield key, entries[key]
 

@@ -77,10 +77,7 @@ class Catalogue:
         is_one = (
             (published is not None and published.policy.get(KEYED) is True)
             or (declared is not None and declared.keyed)
-            or any(
-                families.is_pattern(entry) and entry.startswith(start)
-                for entry in self.registry.config.breakers
-            )
+            or any(pattern.startswith(start) for pattern in self.registry.patterns)
         )
         return f"{start}*" if is_one else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 import sqlite3
 
@@ -32,6 +33,18 @@ def test_a_glance_sees_what_the_status_says_whoever_said_the_mode(enter, config,
     assert {mode for _, mode in glance.values()} == set(Mode)
     config["DEFAULTS"] = {"initial_mode": "disabled"}
     assert enter().glance()["plain"] == (CircuitState.CLOSED, Mode.DISABLED)
+
+
+def test_what_a_row_costs_does_not_grow_with_breakers(enter, config, worker):
+    def calls(number):
+        config["BREAKERS"] = {f"b{each:03}": {} for each in range(number)}
+        room = enter()
+        with cProfile.Profile() as profile:
+            room.status(["payments", "b000", "b001"])
+        return sum(one.callcount for one in profile.getstats())
+
+    calls(10)
+    assert calls(1000) <= calls(10) + 10
 
 
 # -- the store is there or not -----------------------------------------------------------------
