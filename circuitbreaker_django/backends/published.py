@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from circuitbreaker_django.backends import host
-from circuitbreaker_django.backends.store import KEYED, Declaration, ProcessInfo
+from circuitbreaker_django.backends.store import KEYED, MAX_DECLARED, Declaration, ProcessInfo
 from circuitbreaker_django.core.policy import MAX_DURATION, Policy, seconds
 
 #: Seconds between two publications of a process, and of what its code declares.
@@ -58,7 +58,7 @@ def dump_declaration(declaration: Declaration) -> str:
     return json.dumps({"policy": dict(declaration.policy), "where": declaration.where}, default=str)
 
 
-@functools.lru_cache(maxsize=4096)  # whoever looks again finds most of them as they were
+@functools.lru_cache(maxsize=MAX_DECLARED)  # whoever looks again finds most of them as they were
 def load_declaration(name: str, text: str) -> Declaration | None:
     """The declaration; ``None`` for what another release has published unreadably."""
     values = _object(text)

@@ -346,4 +346,4 @@ def _object(text: Any) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-_known_object: Final = functools.lru_cache(maxsize=1024)(_object)
+_known_object: Final = functools.lru_cache(maxsize=MAX_DECLARED)(_object)

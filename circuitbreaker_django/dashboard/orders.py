@@ -24,7 +24,7 @@ from circuitbreaker_django.core.errors import (
 )
 from circuitbreaker_django.core.policy import micros
 from circuitbreaker_django.dashboard.keys import Key
-from circuitbreaker_django.dashboard.words import LOOKS, Look, length, look_of
+from circuitbreaker_django.dashboard.words import COMMANDS, LOOKS, Look, length, look_of
 from circuitbreaker_django.operations.duration import parse_duration
 from circuitbreaker_django.operations.room import AppliedUnseen, ControlRoom
 from circuitbreaker_django.operations.status import BreakerStatus
@@ -38,16 +38,19 @@ class Action:
     Attributes:
         kind: of the command.
         permission: that it needs, as in ``trip_breaker``.
-        label: of the button.
         effect: what it will do, in a sentence.
         dangerous: whether it stops or unprotects what now works.
     """
 
     kind: CommandKind
     permission: str
-    label: str | Promise
     effect: str | Promise
     dangerous: bool = False
+
+    @property
+    def label(self) -> str | Promise:
+        """What is on its button."""
+        return COMMANDS[self.kind]
 
     @property
     def lasts(self) -> bool:
@@ -72,14 +75,12 @@ ACTIONS: Final = {
         Action(
             CommandKind.HOLD,
             "trip",
-            _("Hold open"),
             _("Every call is rejected for the time that you choose. Then one trial decides."),
             dangerous=True,
         ),
         Action(
             CommandKind.TRIP,
             "trip",
-            _("Trip"),
             _(
                 "Every call is rejected until the recovery timeout is over. Then it is tried "
                 "again, and may close by itself."
@@ -89,27 +90,23 @@ ACTIONS: Final = {
         Action(
             CommandKind.RESET,
             "reset",
-            _("Reset"),
             _("Closes the circuit, ends any hold or mode and forgets what was counted."),
         ),
         Action(
             CommandKind.DISABLE,
             "change_mode",
-            _("Disable"),
             _("Every call passes and nothing is counted: there is no protection meanwhile."),
             dangerous=True,
         ),
         Action(
             CommandKind.METRICS_ONLY,
             "change_mode",
-            _("Metrics only"),
             _("Every call passes. What would have been rejected is counted."),
             dangerous=True,
         ),
         Action(
             CommandKind.ENABLE,
             "change_mode",
-            _("Enable"),
             _("Ends a hold or a mode and keeps what was counted. After a hold one trial decides."),
         ),
     )

@@ -124,7 +124,8 @@ def row(key: Key, status: BreakerStatus | None, reading: Reading) -> dict[str, A
     if status.stats is not None:
         last, lately = status.stats.last_minute, charts.lately(status.stats)
         shown["cells"]["calls"] = words.per_second(last.calls / seconds(MINUTE))
-        shown["cells"]["rejected"] = words.rejected(sum(one.rejected for one in lately))
+        rejected = sum(one.rejected for one in lately)
+        shown["cells"]["rejected"] = words.rejected(rejected, len(lately))
         shown["paths"] = charts.spark(lately, last)
     return shown
 

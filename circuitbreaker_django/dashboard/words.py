@@ -45,6 +45,15 @@ LOOKS: Final = {
     Look.CLOSED: gettext_lazy("Closed"),
 }
 
+#: What operators may order.
+COMMANDS: Final = {
+    CommandKind.HOLD: gettext_lazy("Hold open"),
+    CommandKind.TRIP: gettext_lazy("Trip"),
+    CommandKind.RESET: gettext_lazy("Reset"),
+    CommandKind.DISABLE: gettext_lazy("Disable"),
+    CommandKind.METRICS_ONLY: gettext_lazy("Metrics only"),
+    CommandKind.ENABLE: gettext_lazy("Enable"),
+}
 #: Why a circuit has changed, where stores keep a fixed sentence. One with numbers in it stays as
 #: it is kept: the numbers are only there.
 CAUSES: Final = {
@@ -52,12 +61,7 @@ CAUSES: Final = {
     "a trial failed": gettext_lazy("a trial failed"),
     "a trial succeeded": gettext_lazy("a trial succeeded"),
     "a relapse while it ramped up": gettext_lazy("a relapse while it ramped up"),
-    CommandKind.HOLD.value: gettext_lazy("Hold open"),
-    CommandKind.TRIP.value: gettext_lazy("Trip"),
-    CommandKind.RESET.value: gettext_lazy("Reset"),
-    CommandKind.DISABLE.value: gettext_lazy("Disable"),
-    CommandKind.METRICS_ONLY.value: gettext_lazy("Metrics only"),
-    CommandKind.ENABLE.value: gettext_lazy("Enable"),
+    **{kind.value: label for kind, label in COMMANDS.items()},
 }
 
 _OF_MODES: Final = {
@@ -196,13 +200,12 @@ def per_second(rate: float) -> str:
     return _("%(number)s calls/s") % {"number": number}
 
 
-def rejected(count: int) -> str:
-    """Calls that were rejected in the last half hour; empty when none was."""
+def rejected(count: int, minutes: int) -> str:
+    """Calls that were rejected in the last minutes; empty when none was."""
     if not count:
         return ""
-    return ngettext("%(count)d rejected in 30 min", "%(count)d rejected in 30 min", count) % {
-        "count": count
-    }
+    text = ngettext("%(count)d rejected in %(span)s", "%(count)d rejected in %(span)s", count)
+    return text % {"count": count, "span": length(60 * minutes)}
 
 
 def error(kind: str, message: str) -> str:
@@ -235,7 +238,15 @@ def lengths(found: Mapping[Look, float]) -> str:
 
 def cause(text: str) -> str:
     """Why a circuit has changed: what the store keeps, in the reader's language if it can be."""
-    return str(CAUSES.get(text, text))
+    sentence, with_error, error = text.partition(", last ")
+    known = CAUSES.get(sentence)
+    if known is None:
+        return text
+    return (
+        _("%(cause)s, last %(error)s") % {"cause": known, "error": error}
+        if with_error
+        else str(known)
+    )
 
 
 def reason(status: BreakerStatus) -> str:

@@ -240,10 +240,9 @@ class ControlRoom:
     def _open(self, *, create: bool) -> None:
         asked = time.perf_counter()
         try:
-            started = time.perf_counter()
             self.known = Catalogue(self.registry, self._backend.open(create=create))
             if self._backend.separates:
-                self.answered_in = time.perf_counter() - started
+                self.answered_in = time.perf_counter() - asked
         except NoStore as error:
             self.missing = str(error)
         except CircuitBackendError as error:

@@ -14,7 +14,6 @@ from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.dashboard import words
-from circuitbreaker_django.dashboard.orders import ACTIONS
 from circuitbreaker_django.dashboard.words import Look
 from tests.dashboard.made import status
 
@@ -155,8 +154,8 @@ def test_calls_per_second(rate, text):
 
 
 def test_rejections_and_errors():
-    assert words.rejected(0) == ""
-    assert words.rejected(35) == "35 rejected in 30 min"
+    assert words.rejected(0, 30) == ""
+    assert words.rejected(35, 30) == "35 rejected in 30 min"
     assert words.error("Timeout", "") == "Timeout"
     assert words.error("Timeout", "after 3 s") == "Timeout: after 3 s"
 
@@ -217,9 +216,15 @@ def test_the_common_breaker_of_a_family_is_called_so():
 # -- causes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", list(CommandKind))
-def test_an_order_is_called_as_its_button(kind):
-    assert words.cause(kind.value) == str(ACTIONS[kind.value].label)
+def test_all_orders_have_a_name():
+    assert set(words.COMMANDS) == set(CommandKind)
+    assert words.cause("reset") == "Reset"
+
+
+def test_a_sentence_that_ends_with_an_error_is_translatable_too(monkeypatch):
+    monkeypatch.setitem(words.CAUSES, "a trial failed", "ein Versuch schlug fehl")
+    assert words.cause("a trial failed, last Down") == "ein Versuch schlug fehl, last Down"
+    assert words.cause("3 failures within 60 s, last Down") == "3 failures within 60 s, last Down"
 
 
 def test_fixed_sentences_of_the_core_are_translatable():
