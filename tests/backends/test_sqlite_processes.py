@@ -20,7 +20,7 @@ from circuitbreaker_django.backends import host, sqlite_tables
 from circuitbreaker_django.backends.place import place_for
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from tests.backends import worker as worker_module
-from tests.backends.test_sqlite import (
+from tests.backends.sqlite_store import (
     fill_with_garbage,
     garbage_rows,
     remove,
