@@ -283,11 +283,12 @@ class ServedBackend(Backend):
             since = snapshot.revision
             if not snapshot.more:
                 break
-        known_here = fence == (self._incarnation, self._floor)
+        known_here = fence[0] == self._incarnation
         # A circuit without a row is at the floor (rule 2).
         epochs = {name: rows[name].epoch if name in rows else fence[1] for name in before}
         if whole and known_here and any(epochs[name] < epoch for name, epoch in before.items()):
-            # As after the promotion of a replica: nobody would believe it any more (rule 1).
+            # As after the promotion of a replica, or where a row was dropped when the clock was set
+            # back: nobody would believe it any more (rule 1).
             store.renew(fence[0])
             return self._look(process, store, whole=True)
         if self._incarnation not in (0, fence[0]):

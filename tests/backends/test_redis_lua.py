@@ -398,3 +398,12 @@ def test_the_floor_is_above_whatever_a_dropped_row_was(scripts, caplog):
     assert after.floor >= NOW
     assert after.revision > before.revision
     assert len(caplog.messages) == 1
+
+
+def test_the_floor_is_above_a_dropped_row_of_before_the_clock_was_set_back(scripts, monkeypatch):
+    reset = {"payments": (Command(CommandKind.RESET), Policy())}
+    before = scripts.store.command(reset, NEVER).circuits["payments"]
+    scripts.client.hset(scripts.prefix + "circuits", "payments", "garbage")
+    monkeypatch.setattr(scripts.store, "_clock", Clock(NOW - 3600 * SECOND))
+    scripts.store._drop([b"payments", b"garbage"])
+    assert scripts.store.look(2**62).floor > before.epoch

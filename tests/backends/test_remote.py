@@ -34,8 +34,10 @@ from circuitbreaker_django.core.circuit import Command, CommandKind, Grant
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import Mode, Outcome
+from tests.backends.conftest import AHEAD
 from tests.backends.servers import RedisServer
 from tests.backends.waiting import until
+from tests.clock import Clock
 from tests.core.calls import failing, ok
 
 POLICY = Policy(failure_threshold=2)
@@ -245,6 +247,35 @@ def test_an_answer_that_is_older_than_what_is_known_makes_all_be_read_again(memb
     member.sync()  # which finds that changes were lost
     assert not process.resync
     assert member._incarnation != changes.incarnation
+
+
+def spoil(backend: Any) -> None:
+    """Let the row of a circuit be none, as by another hand."""
+    with closing(backend.connect(20)) as store:
+        if isinstance(store, RedisStore):
+            store._change(lambda client: client.hset(store._circuits, "payments", "garbage"))
+        else:
+            with store.connection.transaction() as cursor:
+                spoilt = "UPDATE circuitbreaker_circuit SET record = '?' WHERE namespace = %s"
+                cursor.run(spoilt, store.namespace)
+
+
+@pytest.mark.parametrize("kind", ["redis", "tables"])
+def test_a_row_that_is_dropped_is_shared_again_though_the_clock_was_set_back(kind, request, make):
+    join, server_clock = request.getfixturevalue(kind), Clock(AHEAD)
+    ours, theirs = (make(join(server_clock=server_clock)) for _ in range(2))
+    assert (ours.call(ok), theirs.call(ok)) == ("ok", "ok")
+    server_clock.advance(60)
+    ours.trip()
+    ours.reset()
+    assert theirs.state is CircuitState.CLOSED
+    server_clock.advance(-3600)
+    spoil(ours.backend)
+    failing(ours)  # whose store drops the row
+    ours.trip(hold=True)
+    assert (ours.state, theirs.state) == (CircuitState.OPEN, CircuitState.OPEN)
+    ours.reset()
+    assert (ours.state, theirs.state) == (CircuitState.CLOSED, CircuitState.CLOSED)
 
 
 def test_a_permit_that_may_have_been_granted_is_given_back(member, breaker, monkeypatch, clock):
