@@ -32,6 +32,7 @@ from circuitbreaker_django.backends.redis_client import Server, from_cache, from
 from circuitbreaker_django.backends.redis_scripts import (
     APPLY,
     CLEAN,
+    DIGITS,
     DROP,
     EVENTS,
     LOOK,
@@ -40,6 +41,7 @@ from circuitbreaker_django.backends.redis_scripts import (
     STATS,
     Script,
     acquire_data,
+    as_read,
     as_text,
     circuits,
     command_data,
@@ -269,9 +271,9 @@ class RedisStore(RemoteStore):
         found = {}
         texts = dict(pairs(flat))
         for name in sorted(texts):
-            stamp, _, text = texts[name].decode("utf-8", "replace").partition(" ")
-            if stamp.isdecimal() and int(stamp) > since:
-                found[name.decode("utf-8", "replace")] = text, int(stamp)
+            stamp, _, text = as_read(texts[name]).partition(" ")
+            if stamp.isdecimal() and len(stamp) <= DIGITS and int(stamp) > since:
+                found[as_read(name)] = text, int(stamp)
         return found
 
     # -- changing ----------------------------------------------------------------------------
@@ -306,7 +308,7 @@ class RedisStore(RemoteStore):
 
     def renew(self, incarnation: int) -> None:
         """Take another identity."""
-        self._change(lambda client: self._run(client, RENEW, incarnation, _new_incarnation()))
+        self._tell(RENEW, incarnation, _new_incarnation())
 
     def publish(
         self,
@@ -361,9 +363,9 @@ class RedisStore(RemoteStore):
         policy = policy_data(patient)
         surplus = keyed[: max(0, entries - MAX_DECLARED)]
         while blank or surplus:
-            told = {"policy": policy, "names": blank[:PAGE], "declarations": surplus[:PAGE]}
+            part = {"policy": policy, "names": blank[:PAGE], "declarations": surplus[:PAGE]}
             blank, surplus = blank[PAGE:], surplus[PAGE:]
-            self._change(lambda client, told=told: self._run(client, CLEAN, as_text(told)))  # type: ignore[misc]
+            self._tell(CLEAN, as_text(part))
 
     def _apply(self, operations: list[dict[str, Any]], before: int) -> tuple[Any, Snapshot]:
         asked = {"seed": str(_new_incarnation()), "before": before, "operations": operations}
@@ -391,8 +393,10 @@ class RedisStore(RemoteStore):
 
     def _drop(self, unreadable: list[bytes]) -> None:
         """Drop rows that are no circuits; the others are as they were."""
-        if self._change(lambda client: self._run(client, DROP, *unreadable)):
-            warn_of_dropped(name.decode("utf-8", "replace") for name, _ in pairs(unreadable))
+        step = 2 * PAGE  # names and texts by turns
+        parts = [unreadable[start : start + step] for start in range(0, len(unreadable), step)]
+        if sum([self._tell(DROP, *part) for part in parts]):
+            warn_of_dropped(as_read(name) for name, _ in pairs(unreadable))
 
     # -- the connection ----------------------------------------------------------------------
 
@@ -427,6 +431,10 @@ class RedisStore(RemoteStore):
             self.close()  # so that the next use asks anew where the server is
             answered = any(one.__name__ == "ResponseError" for one in kind.__mro__)
             raise (StoreLost if answered else silent)(f"{kind.__name__}: {error}") from error
+
+    def _tell(self, script: Script, *values: Any) -> Any:
+        """Run a script that changes something, and that is all that there is to do."""
+        return self._change(lambda client: self._run(client, script, *values))
 
     def _run(self, client: Any, script: Script, *values: Any) -> Any:
         now = "" if self._clock is None else self._clock()

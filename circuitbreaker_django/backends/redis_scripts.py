@@ -21,6 +21,8 @@ T = TypeVar("T")
 _FOLDER: Final = Path(__file__).parent / "lua"
 #: What the fields of traffic begin with.
 _COUNTS: Final = {name[0]: name for name in Counts._fields}
+#: That a number of the server's has at most; Python refuses those of some thousands.
+DIGITS: Final = 19
 
 
 @dataclass(frozen=True)
@@ -168,9 +170,14 @@ def snapshot(
         floor=max(1, int(floor)),
         revision=int(revision),
         circuits=circuits,
-        events=tuple((name.decode(), load_event(text.decode())) for name, text in pairs(events)),
+        events=tuple((name.decode(), load_event(as_read(text))) for name, text in pairs(events)),
         more=more,
     )
+
+
+def as_read(text: bytes) -> str:
+    """Text of a row: any bytes, for to the scripts that have written it they are no more."""
+    return text.decode("utf-8", "replace")
 
 
 def circuits(rows: Iterable[bytes]) -> tuple[dict[str, Circuit], list[bytes]]:
@@ -178,8 +185,7 @@ def circuits(rows: Iterable[bytes]) -> tuple[dict[str, Circuit], list[bytes]]:
     found, unreadable = {}, []
     for name, text in pairs(rows):
         try:
-            # As in the scripts, for which a text is a row of bytes.
-            found[name.decode()] = load_circuit(text.decode("utf-8", "replace"))
+            found[name.decode()] = load_circuit(as_read(text))
         except ValueError:
             unreadable += [name, text]
     return found, unreadable
@@ -190,7 +196,7 @@ def named_events(flat: Iterable[bytes]) -> list[tuple[str, Event]]:
     found = []
     for name, text in pairs(flat):
         try:
-            found.append((name.decode(), load_event(text.decode())))
+            found.append((name.decode(), load_event(as_read(text))))
         except ValueError:
             continue
     return found
@@ -204,8 +210,8 @@ def stats(
     for width, start, fields in buckets:
         counts: dict[str, dict[str, int]] = {}
         for field, value in pairs(fields):
-            text = field.decode("utf-8", "replace")
-            if text[:1] in _COUNTS and value.isdigit():
+            text = as_read(field)
+            if text[:1] in _COUNTS and value.isdigit() and len(value) <= DIGITS:
                 counts.setdefault(text[1:], {})[_COUNTS[text[:1]]] = int(value)
         for name, counted in counts.items():
             kept = found.setdefault(name, {}).setdefault(int(width), [])

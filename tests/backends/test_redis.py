@@ -374,6 +374,7 @@ def test_what_another_release_has_published_is_left_out(crowded, redis_server):
     with closing(redis_server.client()) as client:
         client.hset(prefix + "processes", "a", f"{now} garbage")
         client.hset(prefix + "processes", "b", "garbage")
+        client.hset(prefix + "processes", "d", "9" * 5000 + " {}")
         client.hset(prefix + "processes", "c", f'{now} {{"host": 5}}')
         client.hset(prefix + "declarations", "a", f'{now} {{"policy": 5, "where": ""}}')
         client.hset(prefix + "declarations", "b", f"{now} []")

@@ -407,3 +407,24 @@ def test_the_floor_is_above_a_dropped_row_of_before_the_clock_was_set_back(scrip
     monkeypatch.setattr(scripts.store, "_clock", Clock(NOW - 3600 * SECOND))
     scripts.store._drop([b"payments", b"garbage"])
     assert scripts.store.look(2**62).floor > before.epoch
+
+
+def test_of_bytes_that_are_no_text_a_step_and_the_history_are_told_all_the_same(scripts):
+    row = dump_circuit(Circuit(7, last_error="Error")).encode().replace(b'"Error"', b'"\xffError"')
+    scripts.client.hset(scripts.prefix + "circuits", "payments", row)
+    slow = Policy(slow_call_duration=1, minimum_calls=1)
+    evidence = Evidence((scripts.incarnation, 7), slow, slices=(Slice(OWN, 1, 0, 1),))
+    told = scripts.store.deliver(
+        {"payments": evidence}, [], Teller(OWN, "", 0, before=NEVER)
+    ).events
+    assert [event.last_error for _, event in told] == ["\ufffdError"]
+    assert tuple(scripts.store.events(1)[1]) == told
+
+
+def test_any_number_of_rows_that_are_no_circuits_is_dropped(scripts, caplog):
+    names = [f"garbage {number}" for number in range(9000)]  # more than Lua returns at once
+    scripts.client.hset(scripts.prefix + "circuits", mapping=dict.fromkeys(names, "garbage"))
+    scripts.client.zadd(scripts.prefix + "changes", dict.fromkeys(names, NOW))
+    assert not scripts.store.look(0).circuits.keys() & names
+    assert not set(scripts.client.hkeys(scripts.prefix + "circuits")) - {b"", b"payments"}
+    assert len(caplog.messages) == 1
