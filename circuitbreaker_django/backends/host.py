@@ -62,10 +62,16 @@ def may_run_threads() -> bool:
     """Whether this process may start threads.
 
     The one that uWSGI forks its workers from may not, for it forks without the interpreter's
-    lock: where a thread has that just then, the worker waits for it for ever.
+    lock: where a thread has that just then, the worker waits for it for ever. It may later, where
+    it becomes a worker itself (no ``--master``). What is no worker, but a mule or the spooler,
+    forks nothing. A module of that name that has no number of the worker is not uWSGI's.
     """
     uwsgi = sys.modules.get("uwsgi")
-    return uwsgi is None or uwsgi.worker_id() > 0
+    worker, *others = (
+        getattr(uwsgi, question, lambda: None)()
+        for question in ("worker_id", "mule_id", "i_am_the_spooler")
+    )
+    return not isinstance(worker, int) or worker > 0 or any(others)
 
 
 def process_kind() -> str:

@@ -143,7 +143,10 @@ class ServedBackend(Backend):
         process.used = True
 
     def _take_turn(self, process: RemoteProcess) -> None:
-        """Do the work of both threads, if it is this caller's turn."""
+        """Do the work of both threads, if they cannot run and it is this caller's turn."""
+        if self.threads and process.writer is None and host.may_run_threads():
+            self._use(process)
+            return
         if time.monotonic() < process.turn_at:
             return
         with process.writing.taken(0) as mine:
@@ -213,8 +216,10 @@ class ServedBackend(Backend):
         self, process: RemoteProcess, store: RemoteStore, question: Question | None
     ) -> None:
         """Do what is asked, or deliver what is due."""
-        process.store = store
         with process.visiting.taken(inf):
+            if process.store is not None and process.store is not store:
+                process.store.close()  # of callers who did this before there was a thread
+            process.store = store
             if question is not None and question.answer.set_running_or_notify_cancel():
                 try:
                     answer(question, self._try_to(process, store, question.ask))

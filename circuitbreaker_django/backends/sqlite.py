@@ -122,7 +122,10 @@ class SQLiteBackend(AttachedBackend):
     def touch(self) -> None:
         """Do the housekeeping here if its thread has not: where threads cannot run (rule 25)."""
         process = self._here()
-        if process.tried and time.monotonic() >= process.ticked_at + 2 * TICK:
+        if not process.tried:
+            return
+        self._begin_thread(process)
+        if time.monotonic() >= process.ticked_at + 2 * TICK:
             self._tick(process, self._patience())
 
     def declare(self, declaration: Declaration) -> None:

@@ -86,7 +86,16 @@ class AttachedBackend(TransactionalBackend):
         error = self._attach(process, patience, create=not self.observer, first=first)
         if error is not None:
             self._go_alone(process, error)
-        if self.threads and host.may_run_threads() and not process.stopped:
+        self._begin_thread(process)
+
+    def _begin_thread(self, process: SQLiteProcess) -> None:
+        """Have a thread, if it may run now and there was none."""
+        if (
+            self.threads
+            and process.thread is None
+            and host.may_run_threads()
+            and not process.stopped
+        ):
             start_thread(self, process)
 
     def _attach(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -104,8 +105,27 @@ def test_what_cannot_be_asked_counts_as_running(monkeypatch):
     assert host.is_running(1)
 
 
-@pytest.mark.parametrize(("worker", "may"), [(0, False), (1, True)])
-def test_who_uwsgi_forks_its_workers_from_may_not_run_threads(worker, may, monkeypatch):
+@pytest.mark.parametrize(
+    ("worker", "mule", "spooler", "may"),
+    [(0, 0, False, False), (1, 0, False, True), (0, 2, False, True), (0, 0, True, True)],
+)
+def test_who_uwsgi_forks_its_workers_from_may_not_run_threads(
+    worker, mule, spooler, may, monkeypatch
+):
     assert host.may_run_threads()
-    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(worker_id=lambda: worker))
+    uwsgi = SimpleNamespace(
+        worker_id=lambda: worker, mule_id=lambda: mule, i_am_the_spooler=lambda: spooler
+    )
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
     assert host.may_run_threads() is may
+
+
+def test_a_uwsgi_that_knows_of_no_mules_and_no_spooler_has_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(worker_id=lambda: 0))
+    assert not host.may_run_threads()
+
+
+@pytest.mark.parametrize("stub", [None, SimpleNamespace(), MagicMock()])
+def test_what_only_bears_the_name_of_uwsgi_forbids_no_threads(stub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uwsgi", stub)
+    assert host.may_run_threads()

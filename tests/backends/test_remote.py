@@ -186,6 +186,29 @@ def test_who_uwsgi_forks_from_has_no_threads_but_its_workers_do(redis_server, ma
     join(process)
 
 
+def test_who_uwsgi_forked_from_has_threads_once_it_is_a_worker_itself(
+    redis_server, make, monkeypatch
+):
+    uwsgi = SimpleNamespace(worker_id=lambda: 0)
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+    backend = RedisBackend(redis_server.url, namespace="uwsgi without a master")
+    breaker = make(backend)
+    breaker.call(ok)
+    process = backend._here()
+    before = process.store
+    assert (process.attached, process.writer) == (True, None)
+    monkeypatch.setattr(uwsgi, "worker_id", lambda: 1)
+    breaker.call(ok)
+    assert process.alive.wait(10)
+    breaker.trip()  # by the writer, which lets go of what it does not need any more
+    assert isinstance(before, RedisStore)
+    assert before._client is None
+    assert process is backend._here()
+    assert breaker.state is CircuitState.OPEN
+    backend.close()
+    join(process)
+
+
 def test_a_store_that_is_lost_is_left_alone_for_a_while(member, breaker, monkeypatch):
     asked = []
 

@@ -191,6 +191,21 @@ def test_who_uwsgi_forks_from_has_no_thread(sqlite, make, monkeypatch):
     assert backend._here().thread is None
 
 
+def test_who_uwsgi_forked_from_has_a_thread_once_it_is_a_worker_itself(sqlite, make, monkeypatch):
+    uwsgi = SimpleNamespace(worker_id=lambda: 0)
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+    backend = sqlite(threads=True)
+    make(backend).call(ok)
+    backend.touch()
+    process = backend._here()
+    assert backend._here().thread is None
+    monkeypatch.setattr(uwsgi, "worker_id", lambda: 1)
+    backend.touch()
+    assert process is backend._here()
+    assert process.thread is not None
+    assert process.thread.is_alive()
+
+
 def test_where_no_thread_can_start_calls_do_the_work(sqlite, make, monkeypatch, later):
     def cannot(self):
         raise RuntimeError("can't start new thread")
