@@ -400,13 +400,18 @@ def test_the_floor_is_above_whatever_a_dropped_row_was(scripts, caplog):
     assert len(caplog.messages) == 1
 
 
-def test_the_floor_is_above_a_dropped_row_of_before_the_clock_was_set_back(scripts, monkeypatch):
+def test_the_floor_is_above_a_dropped_row_of_before_the_clock_was_set_back(scripts):
+    clock = Clock(NOW)
+    store = RedisStore(scripts.store._connect, "set back:", clock)
+    store.publish("process")
+    clock.advance(60)
     reset = {"payments": (Command(CommandKind.RESET), Policy())}
-    before = scripts.store.command(reset, NEVER).circuits["payments"]
-    scripts.client.hset(scripts.prefix + "circuits", "payments", "garbage")
-    monkeypatch.setattr(scripts.store, "_clock", Clock(NOW - 3600 * SECOND))
-    scripts.store._drop([b"payments", b"garbage"])
-    assert scripts.store.look(2**62).floor > before.epoch
+    before = store.command(reset, NEVER).circuits["payments"]
+    clock.advance(-3600)
+    scripts.client.hset("set back:circuits", "payments", "garbage")
+    store._drop([b"payments", b"garbage"])
+    assert store.look(2**62).floor > before.epoch
+    store.close()
 
 
 def test_of_bytes_that_are_no_text_a_step_and_the_history_are_told_all_the_same(scripts):
