@@ -30,6 +30,7 @@ class Publishing:
         #: The circuits that it has told to be open here alone.
         self.alone: tuple[str, ...] = ()
         self._undeclared: dict[str, Declaration] = {}
+        self._store = 0  # by its incarnation, once there is one
 
     def declare(self, declaration: Declaration) -> None:
         """Tell of a breaker the next time, which is soon; under the lock."""
@@ -39,6 +40,12 @@ class Publishing:
     def begin_anew(self) -> None:
         """Tell everything the next time, which is soon: the store may be another one."""
         self.publish_at = self.declare_at = self.stats_at = 0.0
+
+    def meet(self, incarnation: int) -> None:
+        """Tell everything anew if the store is not the one that was told."""
+        if self._store not in (0, incarnation):
+            self.begin_anew()
+        self._store = incarnation
 
     def is_due(self, alone: tuple[str, ...], interval: float) -> bool:
         """Whether there is something to tell: also at once what is open here alone."""

@@ -317,8 +317,7 @@ class ServedBackend(Backend):
     def _take(self, fence: Fence, rows: Mapping[str, Circuit]) -> None:
         """Believe what the store says; all of it, when it is another store than before (rule 1)."""
         incarnation, floor = fence
-        if incarnation != self._incarnation:
-            self._here().publishing.begin_anew()
+        self._here().publishing.meet(incarnation)
         if fence != (self._incarnation, self._floor):
             self._incarnation, self._floor, self._rows = incarnation, floor, dict(rows)
             changed = list(self._views)
@@ -363,6 +362,7 @@ class ServedBackend(Backend):
             self._telling(stats) as counted,
         ):
             seen = store.publish(process.id, info, declared, counted)
+        publishing.meet(seen.incarnation)
         self._hear(process, seen.now)
 
     def _leave(self, store: RemoteStore) -> None:

@@ -354,6 +354,48 @@ def test_a_store_that_has_lost_everything_is_told_again_what_is_declared(member,
     assert set(member.overview().declarations) == {"payments"}
 
 
+@pytest.fixture
+def declared(monkeypatch):
+    """How many declarations the store was told of, each time."""
+    publish, told = RedisStore.publish, []
+
+    def count(store: Any, process: str, info: Any, declared: Any, counted: Any) -> Any:
+        seen = publish(store, process, info, declared, counted)
+        told.append(len(declared))
+        return seen
+
+    monkeypatch.setattr(RedisStore, "publish", count)
+    return told
+
+
+def test_what_is_declared_is_told_once_and_again_when_the_backend_is_taken_up_again(
+    redis, declared
+):
+    member = redis()
+    member.declare(Declaration("payments", {}, "here"))
+    for _ in range(3):
+        member.sync()
+    assert declared == [1]
+    member.close()
+    declared.clear()
+    member.sync()
+    assert declared == [1]
+
+
+def test_a_store_that_was_lost_before_it_was_first_seen_is_told_again(
+    redis, redis_server, declared, monkeypatch
+):
+    member = redis()
+    member.declare(Declaration("payments", {}, "here"))
+    with monkeypatch.context() as patch, closing(redis_server.client()) as client:
+        patch.setattr(RedisStore, "look", raising(StoreLost("away")))
+        member.sync()
+        client.flushall()
+    member._here().retry_at = member._here().turn_at = 0.0
+    member.sync()
+    assert set(member.overview().declarations) == {"payments"}
+
+
 def test_a_member_whose_store_is_away_closes_all_the_same(member, monkeypatch):
     monkeypatch.setattr(RedisStore, "withdraw", raising(StoreLost("away")))
     member.close()
