@@ -59,7 +59,7 @@ def host_name() -> str:
 
 
 def may_run_threads() -> bool:
-    """Whether this process may start threads.
+    """Whether this process may have threads that stay.
 
     The one that uWSGI forks its workers from may not, for it forks without the interpreter's
     lock: where a thread has that just then, the worker waits for it for ever. It may later, where

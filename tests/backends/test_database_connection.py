@@ -18,6 +18,7 @@ import pytest
 from django.db import connections, transaction
 from django.db.utils import DatabaseError
 
+from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.database import connection as module
 from circuitbreaker_django.backends.database.connection import DatabaseConnection, DatabaseCursor
 from circuitbreaker_django.backends.database.store import DatabaseStore
@@ -266,6 +267,26 @@ def test_nobodys_line_is_cut_when_it_is_over(monkeypatch):
                 pass
         until(lambda: not watches())
         assert other.send(b"!") == 1
+
+
+def test_who_uwsgi_forks_from_has_nobody_on_watch_when_it_is_over(monkeypatch):
+    class Slow(threading.Event):
+        """Is heard of late."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            heard = super().wait(timeout)
+            time.sleep(0.1)
+            return heard
+
+    monkeypatch.setattr(host, "may_run_threads", lambda: False)
+    ours, other = socket.socketpair()
+    with ours, other:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Event", Slow)
+            bounded = module._bounded(ours, 20)
+            with bounded:
+                assert watches()
+        assert not watches()
 
 
 def test_a_line_that_is_closed_already_is_let_be():

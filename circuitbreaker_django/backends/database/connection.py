@@ -18,6 +18,7 @@ from typing import Any, Final
 from django.db import connections
 from django.db.utils import load_backend
 
+from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.store import StoreBusy, StoreLost, StoreUnsure
 
 #: Seconds to connect; drivers round less up to this.
@@ -186,8 +187,9 @@ def _bounded(raw: Any, seconds: float) -> Iterator[None]:
                 if over.is_set() or _cut_if_silent(raw):
                     return
 
+    watcher = threading.Thread(target=watch, name="circuitbreaker-watch", daemon=True)
     try:
-        threading.Thread(target=watch, name="circuitbreaker-watch", daemon=True).start()
+        watcher.start()
     except RuntimeError:  # where threads cannot run
         pass
     try:
@@ -195,6 +197,8 @@ def _bounded(raw: Any, seconds: float) -> Iterator[None]:
     finally:
         with turn:
             over.set()
+        if watcher.is_alive() and not host.may_run_threads():
+            watcher.join()  # or a fork would meet it
 
 
 def _cut_if_silent(raw: Any) -> bool:
