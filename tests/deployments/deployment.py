@@ -35,12 +35,14 @@ class Server:
         early: whether its workers are forked from a process that has used a breaker.
         prefix: of the paths that it is asked.
         needs_broker: whether it is asked by tasks, not by HTTP.
+        led: whether a master replaces and ends its workers.
     """
 
     command: tuple[str, ...]
     early: bool = False
     prefix: str = ""
     needs_broker: bool = False
+    led: bool = True
 
 
 class Deployment:
@@ -53,6 +55,7 @@ class Deployment:
         self.log = folder / "log"
         self.socket = socket.create_server(("127.0.0.1", 0))
         self._prefix = server.prefix
+        self._led = server.led
         self._celery = make_app(broker) if broker else None
         descriptor = self.socket.fileno()
         with self.log.open("w") as log:
@@ -68,6 +71,7 @@ class Deployment:
                     "TEST_USED_EARLY": "1" if server.early else "",
                 },
                 pass_fds=[descriptor],
+                process_group=None if server.led else 0,
                 stdout=log,
                 stderr=log,
             )
@@ -106,21 +110,26 @@ class Deployment:
 
     def end(self) -> int:
         """As an operator ends it; how it ended."""
-        self.process.send_signal(signal.SIGTERM)
+        self._send(signal.SIGTERM)
         return self.process.wait(20)
 
     def close(self) -> None:
         """End it whatever happened."""
         if self.process.poll() is None:
-            self.process.terminate()
             try:
-                self.process.wait(20)
+                self.end()
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                self._send(signal.SIGKILL)
                 self.process.wait()
         self.socket.close()
         if self._celery is not None:
             self._celery.close()
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._led:
+            self.process.send_signal(number)
+        else:
+            os.killpg(self.process.pid, number)
 
     def _ask(self, verb: str, name: str, pid: int) -> Answer:
         if self._celery is not None:
