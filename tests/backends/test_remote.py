@@ -343,6 +343,11 @@ def test_a_publication_that_fails_is_made_again(member, monkeypatch):
     assert set(member.overview().declarations) == {"payments"}
 
 
+def test_a_store_that_is_back_since_it_was_missed_is_not_taken_up_again(member):
+    assert member.available
+    member._attach_if_lost(store=None)  # asked nothing
+
+
 def test_a_store_that_has_lost_everything_is_told_again_what_is_declared(member, redis_server):
     member.declare(Declaration("payments", {}, "here"))
     member.publish()
