@@ -24,6 +24,8 @@ HISTORY: Final = 5000
 MAX_ROWS: Final = 2000
 MAX_DECLARED: Final = 5000
 MAX_TRAFFIC: Final = 100_000
+#: Names that a line of the log has, at most.
+MAX_NAMED: Final = 20
 
 #: Incarnation and epoch: what makes a moment of a circuit's life unmistakable (rule 1).
 Fence = tuple[int, int]
@@ -228,4 +230,10 @@ class Stats:
 
 def warn_of_dropped(names: Iterable[str]) -> None:
     """Say of which circuits the rows could not be read; by whoever has dropped them."""
-    logger.warning("circuits that could not be read are dropped: %s", list(names))
+    dropped = list(names)
+    more = len(dropped) - MAX_NAMED
+    logger.warning(
+        "circuits that could not be read are dropped: %s%s",
+        dropped[:MAX_NAMED],
+        f" and {more} more" if more > 0 else "",
+    )

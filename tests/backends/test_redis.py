@@ -115,7 +115,7 @@ def watched() -> Iterator[tuple[RedisServer, str]]:
         config.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder / 'sentinel'}\n"
             f"sentinel monitor shop 127.0.0.1 {first.port} 1\n"
-            "sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 5000\n"
+            "sentinel down-after-milliseconds shop 1500\nsentinel failover-timeout shop 5000\n"
         )
         first.start()
         second.start()
