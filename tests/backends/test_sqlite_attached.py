@@ -53,6 +53,7 @@ later = sqlite_store.later
 
 def test_nothing_is_touched_before_the_first_use(backend, breaker, location):
     backend.declare(Declaration("payments", {}, "here"))
+    backend.touch()
     backend.close()
     assert not location.parent.exists()
     breaker.call(ok)
