@@ -23,7 +23,7 @@ from tests.backends.waiting import until
 
 ROOT = Path(__file__).parents[2]
 #: Seconds that a trial takes, and after which a process that is still kept out is wedged.
-TRIAL, WEDGED = 0.05, 30
+TRIAL, WEDGED = 0.05, 120
 
 
 def gather(location: str, count: int, limit: int) -> dict[str, Any]:
