@@ -71,7 +71,8 @@ def redis_store() -> Iterator[Harmed]:
         with closing(server.client()) as client, Proxy(server.port) as proxy:
 
             def keys() -> list[Any]:
-                return client.keys("circuitbreaker:*")  # type: ignore[no-any-return]
+                found: list[Any] = client.keys("circuitbreaker:*")
+                return found
 
             def fill() -> None:
                 for key in keys():

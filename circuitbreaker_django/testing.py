@@ -146,7 +146,7 @@ class override_breaker(_Helper):
         self.registry = registry
         self._overrides: list[Override] = []
 
-    def __enter__(self) -> CircuitBreaker:  # type: ignore[override]
+    def __enter__(self) -> CircuitBreaker:  # type: ignore[override] # the same
         return self.enable()
 
     def enable(self) -> CircuitBreaker:

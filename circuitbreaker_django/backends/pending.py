@@ -43,7 +43,8 @@ class Pending:
         """Take out what one delivery may hold: of so many circuits, so many reports; or all."""
         names = list(islice(self.evidence, most))
         taken = {name: self.evidence.pop(name) for name in names}
-        reports, self.reports = self.reports[:most], self.reports[len(self.reports[:most]) :]
+        reports = self.reports[:most]
+        self.reports = self.reports[len(reports) :]
         return taken, reports
 
     def put_back(self, evidence: dict[str, Evidence], reports: list[Report], now: int) -> None:

@@ -53,7 +53,7 @@ class Turn:
 
     def is_mine(self) -> bool:
         """Whether this thread has it."""
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+        return _is_held(self._lock)
 
 
 class Process:
@@ -78,7 +78,12 @@ class Process:
 
     def has_a_lock(self) -> bool:
         """Whether this thread holds any of them, as when a signal handler comes in between."""
-        return self.lock._is_owned() or self.writing.is_mine()  # type: ignore[attr-defined]
+        return _is_held(self.lock) or self.writing.is_mine()
+
+
+def _is_held(lock: threading.RLock) -> bool:
+    """Whether this thread holds it: else a signal handler would wait for its own thread."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined] # the stubs leave it out
 
 
 def on_event_loop() -> bool:

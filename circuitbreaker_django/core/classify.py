@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import inspect
 import logging
 import re
 import reprlib
@@ -16,6 +15,7 @@ from time import time
 from typing import Any, Final, TypeVar
 
 from circuitbreaker_django.core.errors import CircuitOpenError
+from circuitbreaker_django.core.kinds import Kind, kind_of
 from circuitbreaker_django.core.policy import MAX_DURATION
 from circuitbreaker_django.core.states import Outcome
 
@@ -401,9 +401,7 @@ def _is_path(value: object) -> bool:
 
 def is_sync_callable(value: object) -> bool:
     """Whether it can be called, and is not known to answer with a coroutine."""
-    return callable(value) and not any(
-        map(inspect.iscoroutinefunction, (value, getattr(value, "__call__", None)))  # noqa: B004
-    )
+    return callable(value) and kind_of(value) is not Kind.ASYNC
 
 
 def _not_exceptions(option: str, value: object) -> str:

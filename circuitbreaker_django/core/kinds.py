@@ -42,7 +42,7 @@ def kind_of(func: Any) -> Kind:
     """The kind of a callable, as far as can be told before the call."""
     while isinstance(func, functools.partial):
         func = func.func
-    for called in (func, getattr(func, "__call__", None)):  # noqa: B004
+    for called in (func, getattr(func, "__call__", None)):  # noqa: B004 - its kind is asked
         if iscoroutinefunction(called):
             return Kind.ASYNC
         if inspect.isgeneratorfunction(called):

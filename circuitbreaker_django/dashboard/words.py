@@ -192,12 +192,16 @@ def alone(count: int, processes: int) -> str:
     return _("open alone in %(count)d of %(all)d processes") % {"count": count, "all": processes}
 
 
-def per_second(rate: float) -> str:
-    """Calls per second; empty when there are none."""
-    if not rate:
+def rate(calls: float) -> str:
+    """Calls per second, as exact as there are few; empty for none."""
+    if not calls:
         return ""
-    number = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else "< 0.1"
-    return _("%(number)s calls/s") % {"number": number}
+    return f"{calls:.0f}" if calls >= 10 else f"{calls:.1f}" if calls >= 0.1 else "< 0.1"
+
+
+def per_second(calls: float) -> str:
+    """The same with its unit."""
+    return _("%(number)s calls/s") % {"number": rate(calls)} if calls else ""
 
 
 def rejected(count: int, minutes: int) -> str:

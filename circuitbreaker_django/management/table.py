@@ -9,7 +9,7 @@ from typing import Final
 
 from circuitbreaker_django.core.announce import printable
 from circuitbreaker_django.core.states import CircuitState, Mode
-from circuitbreaker_django.dashboard.words import Look, alone, length, look_of
+from circuitbreaker_django.dashboard.words import Look, alone, length, look_of, rate
 from circuitbreaker_django.management.words import state, utc
 from circuitbreaker_django.operations.status import BreakerStatus
 
@@ -51,13 +51,6 @@ def is_quiet(row: BreakerStatus) -> bool:
     return bool(row.family) and is_closed and not row.failures and not row.alone_in
 
 
-def per_second(rate: float) -> str:
-    """Calls per second, as exact as there are few; empty for none."""
-    if not rate:
-        return ""
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 0.1 else "< 0.1"
-
-
 def _cells(row: BreakerStatus, processes: int, *, wide: bool) -> list[str]:
     by_itself = alone(len(row.alone_in), processes)
     cells = (
@@ -66,7 +59,7 @@ def _cells(row: BreakerStatus, processes: int, *, wide: bool) -> list[str]:
         _retry_in(row),
         _failures(row) * (row.state is CircuitState.CLOSED),
         f"{row.would_reject} calls" * (row.mode is Mode.METRICS_ONLY),
-        "" if row.stats is None else per_second(row.stats.calls_per_second),
+        "" if row.stats is None else rate(row.stats.calls_per_second),
         "" if row.stats is None else str(row.stats.last_hour.rejected or ""),
         "" if row.since is None else _ago(row.since) + f" ({utc(row.since)})" * wide,
         row.reason,

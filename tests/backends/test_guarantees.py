@@ -20,6 +20,7 @@ from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.store import MAX_ROWS
 from circuitbreaker_django.core.policy import micros
+from tests.backends.hands import Hand, hiring
 from tests.backends.proxy import Proxy
 from tests.backends.servers import RedisServer
 from tests.backends.test_redis_faults import (
@@ -31,33 +32,16 @@ from tests.backends.test_redis_faults import (
     server,
     works,
 )
-from tests.backends.test_sqlite_processes import Hand
 from tests.backends.waiting import until
 from tests.core.calls import failing, ok
 
 __all__ = ["live", "server"]
 
-Hire = Callable[..., Any]
-
 
 @pytest.fixture
-def hire(server: RedisServer) -> Iterator[Hire]:
-    """Starts workers that share the server, each by the address that it is given."""
-    hands: list[Hand] = []
-
-    def hire(url: str = "", **options: Any) -> Hand:
-        hands.append(Hand(url or server.url, **{"failure_threshold": 3, **options}))  # type: ignore[arg-type]
-        return hands[-1]
-
-    yield hire
-    for hand in hands:
-        if hand.process.poll() is None:
-            os.kill(hand.pid, signal.SIGCONT)
-            hand.kill()
-        for pipe in (hand.process.stdin, hand.process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()
+def hire(server: RedisServer) -> Iterator[Callable[..., Any]]:
+    with hiring(server.url) as hire:
+        yield hire
 
 
 def until_there(*hands: Hand) -> None:

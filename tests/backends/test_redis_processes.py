@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from tests.backends.hands import hiring
 from tests.backends.servers import RedisServer
 from tests.backends.test_redis_faults import server
-from tests.backends.test_sqlite_processes import Hand
 from tests.backends.waiting import until
 
 __all__ = ["server"]
@@ -21,24 +18,8 @@ __all__ = ["server"]
 
 @pytest.fixture
 def hire(server: RedisServer) -> Iterator[Callable[..., Any]]:
-    """Starts workers that share the server; three failures open the circuit."""
-    hands: list[Hand] = []
-
-    def hire(count: int = 1, **options: Any) -> Any:
-        options = {"failure_threshold": 3, **options}
-        new = [Hand(server.url, **options) for _ in range(count)]  # type: ignore[arg-type]
-        hands.extend(new)
-        return new if count > 1 else new[0]
-
-    yield hire
-    for hand in hands:
-        if hand.process.poll() is None:
-            os.kill(hand.pid, signal.SIGCONT)
-            hand.kill()
-        for pipe in (hand.process.stdin, hand.process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()
+    with hiring(server.url) as hire:
+        yield hire
 
 
 def test_a_trip_in_one_process_opens_it_in_all(hire):

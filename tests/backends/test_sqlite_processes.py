@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from circuitbreaker_django.backends import host, sqlite_tables
 from circuitbreaker_django.backends.place import place_for
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from tests.backends import worker as worker_module
+from tests.backends.hands import Hand, hiring
 from tests.backends.sqlite_store import (
     fill_with_garbage,
     garbage_rows,
@@ -36,74 +36,10 @@ __all__ = ["common"]
 ROOT = Path(__file__).parents[2]
 
 
-class Hand:
-    """A worker process, and what it is told."""
-
-    def __init__(self, location: Path, user: int | None = None, **options: Any) -> None:
-        code = "from tests.backends.worker import main; main()"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps([str(location), options, user])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        self.pid = self.process.pid
-
-    def send(self, *command: Any) -> None:
-        assert self.process.stdin is not None
-        assert self.process.poll() is None, f"the worker has ended: {self.process.returncode}"
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else "dead"
-
-    def __getattr__(self, name: str) -> Any:
-        def ask(*arguments: Any) -> Any:
-            self.send(name, *arguments)
-            return self.answer()
-
-        return ask
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def end(self) -> int:
-        """Let it end as a program ends, unless it has."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            return self.process.wait(20)
-        finally:
-            self.process.stdout.close()
-
-
 @pytest.fixture
 def hire(location):
-    """Starts workers that share a store; three failures open it."""
-    hands: list[Hand] = []
-
-    def hire(count: int = 1, **options: Any) -> Any:
-        options = {"location": location, "failure_threshold": 3, **options}
-        new = [Hand(**options) for _ in range(count)]
-        hands.extend(new)
-        return new if count > 1 else new[0]
-
-    yield hire
-    for hand in hands:
-        if hand.process.poll() is None:
-            os.kill(hand.pid, signal.SIGCONT)
-            hand.process.kill()
-            hand.process.wait()
-        for pipe in (hand.process.stdin, hand.process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):  # it has died, and the test has said so
-                pipe.close()
+    with hiring(location) as hire:
+        yield hire
 
 
 @pytest.fixture
@@ -147,9 +83,12 @@ def test_a_change_is_announced_once_as_its_origin_and_once_in_every_other_proces
         for each, changes in enumerate(expected):
             changes.append([before, after, each == origin])
         # In one that has it from its thread, the thread may be about to tell.
-        for hand in hands:
-            until(lambda hand=hand, number=number: len(hand.changes()) > number)  # type: ignore[misc]
+        until(partial(have_told_more_than, number, hands))
     assert [hand.changes() for hand in hands] == expected
+
+
+def have_told_more_than(number: int, hands: list[Hand]) -> bool:
+    return all(len(hand.changes()) > number for hand in hands)
 
 
 def test_who_opens_it_in_a_storm_is_its_only_origin(hire):

@@ -147,10 +147,11 @@ def test_who_is_open_alone():
 
 @pytest.mark.parametrize(
     ("rate", "text"),
-    [(0, ""), (0.01, "< 0.1 calls/s"), (0.25, "0.2 calls/s"), (1234.5, "1234 calls/s")],
+    [(0, ""), (0.04, "< 0.1"), (0.26, "0.3"), (9.96, "10.0"), (1234.5, "1234")],
 )
-def test_calls_per_second(rate, text):
-    assert words.per_second(rate) == text
+def test_a_rate_is_as_exact_as_it_is_small(rate, text):
+    assert words.rate(rate) == text
+    assert words.per_second(rate) == (f"{text} calls/s" if text else "")
 
 
 def test_rejections_and_errors():

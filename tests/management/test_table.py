@@ -16,7 +16,6 @@ from circuitbreaker_django import (
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.core.circuit import MAX_TEXT
 from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.management.table import per_second
 from tests.management.conftest import HOST, NOTHING, TIME, calls
 
 
@@ -80,13 +79,6 @@ def test_calls_per_second_and_rejections_are_shown(run, rows, worker):
     table = run("status").out
     assert "CALLS/S  REJECTED/H" in table
     assert re.search(r"^payments +open +5 min +< 0.1 +7 ", table, re.M)
-
-
-@pytest.mark.parametrize(
-    ("rate", "shown"), [(0, ""), (0.04, "< 0.1"), (0.26, "0.3"), (9.96, "10.0"), (1234.5, "1234")]
-)
-def test_a_rate_is_as_exact_as_it_is_small(rate, shown):
-    assert per_second(rate) == shown
 
 
 def test_nothing_is_shown_of_calls_that_nobody_counts(run, rows, worker, settings_of_breakers):
