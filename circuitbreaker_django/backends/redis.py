@@ -189,16 +189,12 @@ class RedisStore(RemoteStore):
     def _look(self, since: int, most: int, *, whole: bool = False) -> tuple[Snapshot, list[Any]]:
         """One page; of the whole store also who is there, and what is declared."""
 
-        def look(client: Any) -> tuple[Snapshot, list[Any], list[bytes]]:
+        def look(client: Any) -> tuple[tuple[Snapshot, list[Any]], list[bytes]]:
             head, rows, more, *told = self._run(client, LOOK, since, most, int(whole))
             found, unreadable = circuits(rows)
-            return snapshot(head, found, more=bool(more)), told, unreadable
+            return (snapshot(head, found, more=bool(more)), told), unreadable
 
-        while True:
-            seen, told, unreadable = self._read(look)
-            if not unreadable:
-                return seen, told
-            self._drop(unreadable)
+        return self._readable(lambda: self._read(look))
 
     def wait(self, since: int, seconds: float) -> None:
         """Return when there is a newer revision, or when the time is over."""
@@ -370,25 +366,35 @@ class RedisStore(RemoteStore):
     def _apply(self, operations: list[dict[str, Any]], before: int) -> tuple[Any, Snapshot]:
         asked = {"seed": str(_new_incarnation()), "before": before, "operations": operations}
 
-        def apply(client: Any) -> tuple[Any, Snapshot] | list[bytes]:
+        def apply(client: Any) -> tuple[tuple[Any, Snapshot] | None, list[bytes]]:
             verdict, *answer = self._run(client, APPLY, as_text(asked))
             if verdict == b"late":
                 raise StoreBusy("the store was slow, and has done nothing")
             if verdict == b"unreadable":
-                return list(answer[0])
+                return None, answer[0]
             if verdict == b"conflict":
                 name = answer[0].decode()
                 raise CircuitConflictError(
                     f"nothing was applied: circuit {name!r} has changed meanwhile"
                 )
             head, answer, rows, events = answer
-            return answer, snapshot(head, circuits(rows)[0], events)
+            return (answer, snapshot(head, circuits(rows)[0], events)), []
 
+        done = self._readable(lambda: self._change(apply))
+        assert done is not None
+        return done
+
+    def _readable(self, ask: Callable[[], tuple[T, list[bytes]]]) -> T:
+        """What is answered once there are no rows that are no circuits: they are dropped first.
+
+        Args:
+            ask: gives the answer, and the names and texts of such rows by turns.
+        """
         for _ in range(3):
-            done = self._change(apply)
-            if not isinstance(done, list):
-                return done
-            self._drop(done)
+            answer, unreadable = ask()
+            if not unreadable:
+                return answer
+            self._drop(unreadable)
         raise StoreBusy("somebody fills the rows of circuits again and again")
 
     def _drop(self, unreadable: list[bytes]) -> None:
