@@ -74,6 +74,11 @@ def monotonic() -> int:
     return time.monotonic_ns() // 1000
 
 
+def rest(patient_until: float) -> float:
+    """Seconds that a caller may still wait, by ``time.monotonic()``; none on an event loop."""
+    return 0.0 if on_event_loop() else max(0.0, patient_until - time.monotonic())
+
+
 def operation(method: Callable[Concatenate[B, P], R]) -> Callable[Concatenate[B, P], R]:
     """Mark what may bring news about, or meet some: it is told at the end, under no lock."""
 
@@ -228,6 +233,7 @@ class Backend(abc.ABC):
         """
         self.sync()
         process = self._here()
+        patient_until = time.monotonic() + PERMIT_PATIENCE
         for _ in range(2):  # once more when the store knew of a newer epoch
             with process.lock:
                 now = self.clock()
@@ -245,7 +251,7 @@ class Backend(abc.ABC):
                 paused = now < view.pause_until
             if seen.state is not CircuitState.HALF_OPEN:
                 break
-            trial = None if paused else self._try(process, view, policy)
+            trial = None if paused else self._try(process, view, policy, patient_until)
             if trial is not None:
                 return trial
         if mode is Mode.METRICS_ONLY:
@@ -596,23 +602,30 @@ class Backend(abc.ABC):
         except Exception:
             logger.exception("the first rejection by circuit %r could not be told", view.name)
 
-    def _try(self, process: Process, view: View, policy: Policy) -> Trial | None:
-        """Ask the store for a permit, one thread at a time, each with a bound (rule 13)."""
+    def _try(
+        self, process: Process, view: View, policy: Policy, patient_until: float
+    ) -> Trial | None:
+        """Ask the store for a permit, one thread at a time, each with a bound (rule 13).
+
+        Args:
+            process: this process.
+            view: the breaker's.
+            policy: the breaker's.
+            patient_until: by ``time.monotonic()``; no call waits any longer.
+        """
         if not self.available or view.local:
             return self._local_trial(process, view, policy)
-        patience = 0.0 if on_event_loop() else PERMIT_PATIENCE
         if not self._may_write(process):
             return None
-        deadline = time.monotonic() + patience
         token = secrets.token_hex(8)
         try:
-            with process.writing.taken(patience) as mine:
+            with process.writing.taken(rest(patient_until)) as mine:
                 now = self.clock()
                 if not mine or view.epoch or now < view.pause_until:  # settled while it waited
                     return None
                 fence = (view.incarnation, view.shared_epoch)
-                rest = max(0.0, deadline - time.monotonic())
-                grant, changes = self._acquire(view.name, fence, token, policy, rest)
+                patience = rest(patient_until)
+                grant, changes = self._acquire(view.name, fence, token, policy, patience)
                 self._adopt(process, changes)
         except StoreBusy:
             return None

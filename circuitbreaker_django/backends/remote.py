@@ -10,6 +10,7 @@ and for at most 50 ms for each answer of the store; all others go on with what i
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Final, TypeVar
@@ -24,7 +25,7 @@ from circuitbreaker_django.backends.base import (
 )
 from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.remote_attached import ASK, moved_event
-from circuitbreaker_django.backends.remote_permits import PermitsAhead
+from circuitbreaker_django.backends.remote_permits import PermitsAhead, given_back
 from circuitbreaker_django.backends.remote_process import FLUSH_EVERY, TICK, RemoteProcess
 from circuitbreaker_django.backends.remote_store import RemoteStore, Teller, moved
 from circuitbreaker_django.backends.store import (
@@ -44,7 +45,6 @@ from circuitbreaker_django.backends.store import (
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy, micros
-from circuitbreaker_django.core.states import Outcome
 from circuitbreaker_django.core.traffic import KEPT, MINUTE
 from circuitbreaker_django.core.view import View
 
@@ -281,19 +281,12 @@ class RemoteBackend(PermitsAhead):
 
         try:
             return self._do(process, ask, patience)
-        except StoreBusy:
-            process.ask_at = time.monotonic() + PAUSE  # the next callers are spared the wait
+        except StoreBusy:  # the next callers are spared the wait, and do not come all at once
+            return Grant(False, micros(PAUSE * random.uniform(0.5, 1))), Changes(0)
+        except StoreUnsure:
+            with process.lock:  # it may have been granted
+                self._pending.add_report(given_back(name, fence, token, policy))
             raise
-        except StoreUnsure as error:
-            self._release(process, Report(name, fence, token, policy, Outcome.IGNORED, ""))
-            raise StoreBusy(str(error)) from error
-
-    def _release(self, process: RemoteProcess, report: Report) -> None:
-        """Give back a permit that may have been granted, and spare the next callers the wait."""
-        with process.lock:
-            process.ask_at = time.monotonic() + PAUSE
-            self._pending.add_report(report)
-        process.call_writer(urgent=True)
 
     def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:
         process = self._here()

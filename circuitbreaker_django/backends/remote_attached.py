@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.base import (
     COMMAND_PATIENCE,
+    PAUSE,
     PERMIT_PATIENCE,
     Backend,
     Clock,
@@ -119,7 +120,7 @@ class ServedBackend(Backend):
 
     def _may_write(self, process: Process) -> bool:
         assert isinstance(process, RemoteProcess)
-        return process.attached and time.monotonic() >= process.ask_at
+        return process.attached
 
     def _patience(self) -> float:
         return PERMIT_PATIENCE
@@ -244,7 +245,7 @@ class ServedBackend(Backend):
         self._publish(process, store)
         self._look(process, store, whole=True)
         with process.lock:
-            process.attached, process.ask_at = True, 0.0
+            process.attached = True
             told, process.problem = process.problem, None
         if told is not None:
             keep(BackendRecovered(self.registry, self.describe()))
@@ -369,6 +370,7 @@ class ServedBackend(Backend):
         """Deliver what is pending, and tell operators that this process is gone."""
         process = self._here()
         if process.attached:
+            self._give_back_permits(process, kept=0)
             self._flush_all(process)
             if not self.observer:
                 process.publishing.stats_at = 0.0
@@ -411,8 +413,8 @@ class ServedBackend(Backend):
             self._adopt(process, changes)
 
     @abc.abstractmethod
-    def _give_back_permits(self, process: RemoteProcess) -> None:
-        """Those that were asked for ahead and that nobody has taken."""
+    def _give_back_permits(self, process: RemoteProcess, kept: float = PAUSE) -> None:
+        """Those that nobody has taken for so many seconds."""
 
 
 def moved_event(event: Event, by: int) -> Event:

@@ -1,6 +1,8 @@
-"""Trial permits for callers on event loops, which must not be kept waiting (rule 13).
+"""Trial permits where the store is asked by a thread of its own (rule 13).
 
-Such a caller asks ahead, lets the loop go on, and takes what has come when he comes again.
+A caller waits for the answer for 50 ms, on an event loop he lets the loop go on meanwhile. A permit
+that comes later is not lost: it is for the process's next call. So a store whose answers always
+take longer lets trials through all the same. What nobody takes within a second is given back.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ import asyncio
 import secrets
 import time
 
-from circuitbreaker_django.backends.base import PAUSE, PERMIT_PATIENCE
-from circuitbreaker_django.backends.process import Process, on_event_loop
+from circuitbreaker_django.backends.base import PAUSE, PERMIT_PATIENCE, rest
+from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.remote_attached import ServedBackend
 from circuitbreaker_django.backends.remote_process import Asked, RemoteProcess
 from circuitbreaker_django.backends.remote_store import RemoteStore
-from circuitbreaker_django.backends.store import Report, StoreBusy, StoreLost
+from circuitbreaker_django.backends.store import Fence, Report, StoreBusy, StoreLost
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Grant
 from circuitbreaker_django.core.policy import Policy, micros
@@ -24,7 +26,7 @@ from circuitbreaker_django.core.view import View
 
 
 class PermitsAhead(ServedBackend):
-    """A backend that gets permits ready for event loops."""
+    """A backend whose permits come when they come, and are kept for a moment."""
 
     async def ask_ahead(self, view: View, policy: Policy) -> None:
         """Ask for a permit, if one may be had, and let the event loop go on meanwhile."""
@@ -34,7 +36,9 @@ class PermitsAhead(ServedBackend):
             return
         asked = self._ask_for_permit(process, view, policy)
         if asked is not None:
-            await asyncio.wait({asyncio.wrap_future(asked.answer)}, timeout=PERMIT_PATIENCE)
+            patience = asked.asked_at + PERMIT_PATIENCE - time.monotonic()
+            if patience > 0:
+                await asyncio.wait({asyncio.wrap_future(asked.answer)}, timeout=patience)
 
     def _wants_permit(self, view: View, policy: Policy) -> bool:
         """Whether a call would have to ask the store for a permit."""
@@ -51,17 +55,30 @@ class PermitsAhead(ServedBackend):
                 and not rides_on_a_trial(view, now)
             )
 
-    def _try(self, process: Process, view: View, policy: Policy) -> Trial | None:
+    def _try(
+        self, process: Process, view: View, policy: Policy, patient_until: float
+    ) -> Trial | None:
         assert isinstance(process, RemoteProcess)
-        if not (on_event_loop() and process.alive.is_set() and self.available) or view.local:
-            return super()._try(process, view, policy)
+        if not (process.alive.is_set() and self.available) or view.local:
+            return super()._try(process, view, policy, patient_until)
         asked = self._ask_for_permit(process, view, policy)
-        if asked is None or not asked.answer.done():
+        if asked is None:
+            return None
+        try:
+            # Whoever comes later than this is spared the wait: the store is slow.
+            grant = asked.answer.result(rest(min(patient_until, asked.asked_at + PERMIT_PATIENCE)))
+        except (TimeoutError, StoreBusy):
             return None
         with process.lock:
-            if process.asked.pop(view, None) is not asked:
+            if process.asked.get(view) is not asked:
                 return None  # another thread has taken it
-        return self._take_permit(process, view, policy, asked)
+            del process.asked[view]
+            now = self.clock()
+            if grant.wait is not None:
+                view.pause_until = now + min(grant.wait, micros(PAUSE))
+        if grant.granted and now < asked.expires:
+            return Trial(view, asked.report.fence, asked.report.token, asked.expires, local=False)
+        return None
 
     def _ask_for_permit(self, process: RemoteProcess, view: View, policy: Policy) -> Asked | None:
         """The permit that is on its way, or that has come and nobody has taken."""
@@ -70,45 +87,37 @@ class PermitsAhead(ServedBackend):
             fence = (view.incarnation, view.shared_epoch)
             if asked is not None and asked.report.fence == fence:
                 return asked
-            if not self._may_write(process):
-                return None
-            report = Report(view.name, fence, secrets.token_hex(8), policy, Outcome.IGNORED, "")
+            report = given_back(view.name, fence, secrets.token_hex(8), policy)
 
             def ask(store: RemoteStore) -> Grant:
                 try:
                     grant, changes = self._acquire(view.name, fence, report.token, policy, 0)
-                except (StoreBusy, StoreLost):
+                except StoreLost:
                     return Grant(False)
                 self._adopt(process, changes)
                 return grant
 
+            expires = self.clock() + micros(policy.trial_timeout)
             try:
                 coming = process.submit(ask)
             except StoreBusy:
                 return None
-            asked = Asked(report, coming, time.monotonic() + PAUSE)
-            process.asked[view] = asked
+            asked = process.asked[view] = Asked(report, coming, expires, time.monotonic())
         return asked
 
-    def _take_permit(
-        self, process: RemoteProcess, view: View, policy: Policy, asked: Asked
-    ) -> Trial | None:
-        grant, now = asked.answer.result(), self.clock()
-        if grant.granted:
-            report = asked.report
-            expires = now + micros(policy.trial_timeout)
-            return Trial(view, report.fence, report.token, expires, local=False)
-        if grant.wait is not None:
-            view.pause_until = now + min(grant.wait, micros(PAUSE))
-        return None
-
-    def _give_back_permits(self, process: RemoteProcess) -> None:
-        """Those that nobody has taken: whoever asked for them was cancelled, or comes no more."""
-        now = time.monotonic()
+    def _give_back_permits(self, process: RemoteProcess, kept: float = PAUSE) -> None:
+        """Those that nobody has taken for so many seconds."""
+        until = time.monotonic() - kept
         with process.lock:
             for view, asked in list(process.asked.items()):
-                if now >= asked.good_until and asked.answer.done():
+                if asked.asked_at <= until and asked.answer.done():
                     del process.asked[view]
-                    self._pending.add_report(asked.report)
+                    if asked.is_granted():
+                        self._pending.add_report(asked.report)
         if self._pending.reports:
             process.call_writer(urgent=True)
+
+
+def given_back(name: str, fence: Fence, token: str, policy: Policy) -> Report:
+    """What gives a permit back that nobody has used."""
+    return Report(name, fence, token, policy, Outcome.IGNORED, "")

@@ -47,17 +47,24 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A permit on its way to a caller who does not wait for it, for he is on an event loop.
+    """A permit on its way to this process, of which any of its callers may take it.
 
     Attributes:
         report: what gives it back.
         answer: whether it was granted, or for how long there will be none.
-        good_until: by ``time.monotonic()``; if nobody has taken it then, it is given back.
+        expires: when its lease ends, in microseconds of the backend's clock.
+        asked_at: by ``time.monotonic()``.
     """
 
     report: Report
     answer: Future[Grant]
-    good_until: float
+    expires: int
+    asked_at: float
+
+    def is_granted(self) -> bool:
+        """Whether it has come."""
+        answer = self.answer
+        return answer.done() and answer.exception() is None and answer.result().granted
 
 
 class RemoteProcess(Process):
@@ -86,9 +93,7 @@ class RemoteProcess(Process):
         self.first = threading.Event()
         self.publishing = Publishing(self.lock)
         self.clean_at = time.monotonic() + TICK
-        #: Before this time no caller asks the store, for it did not answer in time.
-        self.ask_at = 0.0
-        #: Permits on their way to event loops, by the view that they are for.
+        #: Permits on their way, by the view that they are for.
         self.asked: dict[View, Asked] = {}
         self.holds = LostHolds()
         # The threads, whether they run, and what the writer has to do.

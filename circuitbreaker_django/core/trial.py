@@ -17,7 +17,7 @@ class Trial:
     """A granted permit on its way through a call; ``live`` until it has reported.
 
     Attributes:
-        expires: when its lease ends, in microseconds of the backend's clock; a little later than
+        expires: when its lease ends, in microseconds of the backend's clock; never later than
             for the store.
         pid: of the process that it was granted to.
         outer: the trial that the thread or task was inside of before.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from circuitbreaker_django import CircuitBreaker
+from circuitbreaker_django import CircuitBreaker, CircuitState
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.memory import MemoryBackend
@@ -15,6 +15,7 @@ from circuitbreaker_django.backends.redis import RedisBackend
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from tests.backends import postgres as postgres_server
 from tests.backends.servers import RedisServer, short_folder
+from tests.backends.waiting import see_end, until
 from tests.clock import Clock
 
 #: By how many microseconds the clock of a server is ahead of those of its clients: by quarters of
@@ -136,3 +137,26 @@ def make() -> Make:
         )
 
     return make
+
+
+@pytest.fixture
+def threaded(redis_server: RedisServer) -> Iterator[RedisBackend]:
+    """A backend on a server, with threads."""
+    with closing(redis_server.client()) as client:
+        client.flushall()
+    backend = RedisBackend(redis_server.url)
+    backend.sync()
+    process = backend._here()
+    until(lambda: backend.available)
+    yield backend
+    backend.close()
+    see_end(process)
+
+
+@pytest.fixture
+def half_open(threaded: RedisBackend, make: Make) -> CircuitBreaker:
+    """A breaker of which a trial is due."""
+    breaker = make(threaded, recovery_timeout=0.05)
+    breaker.trip()
+    until(lambda: breaker.state is CircuitState.HALF_OPEN)
+    return breaker

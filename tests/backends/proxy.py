@@ -15,7 +15,7 @@ class Proxy:
     """Passes on what it gets, unless there is a fault.
 
     ``refuse``: nobody is there. ``reset``: connections end with an RST. ``swallow``: the server
-    gets everything, and its answers are lost. ``delay``: answers come after three seconds.
+    gets everything, and its answers are lost. ``delay``: answers come after ``late`` seconds.
     ``cut``: half of an answer comes, and then nothing. ``garbage``: the answers are nonsense.
 
     Args:
@@ -28,6 +28,7 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._fault: str | None = None
+        self.late: float = 3
         self.port: int = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"
 
@@ -104,7 +105,7 @@ class Proxy:
                 if fault == "swallow":
                     continue
                 if fault == "delay":
-                    time.sleep(3)
+                    time.sleep(self.late)
                 elif fault == "cut":
                     target.sendall(data[: len(data) // 2])
                     continue

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -303,8 +304,18 @@ def test_a_thread_that_waited_for_its_turn_looks_before_it_asks(backend, breaker
     process = backend._here()
     before = backend.visits
     breaker.view.pause_until = clock() + 1
-    assert backend._try(process, breaker.view, POLICY) is None
+    assert backend._try(process, breaker.view, POLICY, time.monotonic() + 1) is None
     assert backend.visits == before
+
+
+def test_a_call_that_asks_twice_waits_no_longer_than_one(backend, breaker, clock, monkeypatch):
+    breaker.trip()
+    clock.advance(30)
+    patience = []
+    monkeypatch.setattr(backend, "_try", lambda *args: patience.append(args[-1]))
+    assert isinstance(breaker.enter(), CircuitOpenError)
+    assert len(patience) == 2
+    assert len(set(patience)) == 1
 
 
 def test_thirty_two_threads_at_the_edge_run_one_trial(backend, breaker, clock):

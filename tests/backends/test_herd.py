@@ -34,15 +34,7 @@ def postgres_location(django_db_blocker: Any) -> Iterator[str]:
         yield json.dumps(server.settings())
 
 
-@pytest.mark.parametrize(
-    "store",
-    [
-        "redis",
-        "sqlite",
-        # On a busy host most answers of a database come too late here, so it takes its time.
-        pytest.param("postgres", marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.parametrize("store", ["redis", "sqlite", "postgres"])
 def test_of_sixty_four_processes_no_more_try_at_once_than_may_and_none_is_wedged(request, store):
     told = gather(request.getfixturevalue(f"{store}_location"), 64, 2)
     assert told["at_once"] <= 2

@@ -96,6 +96,14 @@ def is_back(*breakers: CircuitBreaker) -> bool:
     return all(breaker.backend.available for breaker in breakers)
 
 
+def passes(breaker: CircuitBreaker) -> bool:
+    try:
+        breaker.call(ok)
+    except CircuitOpenError:
+        return False
+    return True
+
+
 def works(*breakers: CircuitBreaker) -> None:
     """A trip and a reset by one reach all the others."""
     for breaker in breakers:
@@ -181,14 +189,7 @@ async def test_a_sync_call_on_an_event_loop_is_rejected_until_its_permit_has_com
     until(lambda: breaker.state is CircuitState.HALF_OPEN)
     with pytest.raises(CircuitOpenError):
         breaker.call(ok)
-
-    def tried() -> bool:
-        try:
-            return bool(breaker.call(ok))
-        except CircuitOpenError:
-            return False
-
-    until(tried)
+    until(lambda: passes(breaker))
 
 
 async def test_a_permit_that_nobody_takes_is_given_back(live):
@@ -199,6 +200,19 @@ async def test_a_permit_that_nobody_takes_is_given_back(live):
     await ours.backend.ask_ahead(ours.view, ours.policy)
     assert ours.backend.overview().circuits["payments"].permits
     until(lambda: not ours.backend.overview().circuits["payments"].permits)
+
+
+def test_a_server_that_always_takes_longer_than_a_caller_waits_lets_trials_through(server, live):
+    with Proxy(server.socket) as proxy:
+        proxy.late, proxy.fault = 0.08, "delay"
+        breaker = live(url=proxy.url, recovery_timeout=0.1)
+        until(lambda: is_back(breaker))
+        for _ in range(2):
+            failing(breaker)
+        until(lambda: is_open(breaker))
+        until(lambda: passes(breaker))
+        until(lambda: is_closed(breaker))
+        assert breaker.backend.problem is None
 
 
 # -- the server comes and goes -------------------------------------------------------------------
@@ -285,14 +299,7 @@ def test_a_permit_of_a_server_that_stands_still_is_given_back(server, live):
             ours.call(ok)
     finally:
         server.resume()
-
-    def tried() -> bool:
-        try:
-            return bool(theirs.call(ok))
-        except CircuitOpenError:
-            return False
-
-    until(tried)
+    until(lambda: passes(theirs))
     until(lambda: is_closed(ours) and is_closed(theirs))
 
 
@@ -301,14 +308,7 @@ def test_a_process_without_its_store_runs_one_trial_of_its_own(server, live):
     breaker.trip()
     server.kill()
     until(lambda: is_lost(breaker))
-
-    def tried() -> bool:
-        try:
-            return bool(breaker.call(ok))
-        except CircuitOpenError:
-            return False
-
-    until(tried)
+    until(lambda: passes(breaker))
     assert is_closed(breaker)
 
 

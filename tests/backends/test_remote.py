@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,25 +17,21 @@ import pytest
 
 from circuitbreaker_django import CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import remote_process
-from circuitbreaker_django.backends.pending import MAX_REPORTS
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
-from circuitbreaker_django.backends.remote_process import RemoteProcess
 from circuitbreaker_django.backends.remote_store import RemoteStore
 from circuitbreaker_django.backends.store import (
     Declaration,
     NoStore,
-    Report,
     StoreBusy,
     StoreLost,
     StoreUnsure,
 )
-from circuitbreaker_django.core.circuit import Command, CommandKind, Grant
+from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy
-from circuitbreaker_django.core.states import Mode, Outcome
+from circuitbreaker_django.core.states import Outcome
 from tests.backends.conftest import AHEAD
-from tests.backends.servers import RedisServer
-from tests.backends.waiting import until
+from tests.backends.waiting import see_end, until
 from tests.clock import Clock
 from tests.core.calls import failing, ok
 
@@ -50,14 +45,6 @@ def raising(error: Exception) -> Callable[..., Any]:
     return refuse
 
 
-def join(process: RemoteProcess) -> None:
-    """See its threads end."""
-    for thread in (process.feed, process.writer):
-        assert thread is not None
-        thread.join(10)
-        assert not thread.is_alive()
-
-
 @pytest.fixture
 def member(redis):
     """A backend without threads, whose callers do their work."""
@@ -69,28 +56,6 @@ def member(redis):
 @pytest.fixture
 def breaker(member, make):
     return make(member)
-
-
-@pytest.fixture
-def threaded(redis_server: RedisServer) -> Iterator[RedisBackend]:
-    """A backend with threads."""
-    with closing(redis_server.client()) as client:
-        client.flushall()
-    backend = RedisBackend(redis_server.url)
-    backend.sync()
-    process = backend._here()
-    until(lambda: backend.available)
-    yield backend
-    backend.close()
-    join(process)
-
-
-@pytest.fixture
-def half_open(threaded, make):
-    breaker = make(threaded, recovery_timeout=0.05)
-    breaker.trip()
-    until(lambda: breaker.state is CircuitState.HALF_OPEN)
-    return breaker
 
 
 # -- without threads -----------------------------------------------------------------------------
@@ -183,7 +148,7 @@ def test_who_uwsgi_forks_from_has_no_threads_but_its_workers_do(redis_server, ma
     process = backend._here()
     assert process.alive.wait(10)
     backend.close()
-    join(process)
+    see_end(process)
 
 
 def test_who_uwsgi_forked_from_has_threads_once_it_is_a_worker_itself(
@@ -206,7 +171,7 @@ def test_who_uwsgi_forked_from_has_threads_once_it_is_a_worker_itself(
     assert process is backend._here()
     assert breaker.state is CircuitState.OPEN
     backend.close()
-    join(process)
+    see_end(process)
 
 
 def test_a_store_that_is_lost_is_left_alone_for_a_while(member, breaker, monkeypatch):
@@ -309,10 +274,6 @@ def test_a_permit_that_may_have_been_granted_is_given_back(member, breaker, monk
         breaker.call(ok)
     (report,) = member._pending.reports
     assert (report.name, report.outcome) == ("payments", Outcome.IGNORED)
-    member._pending.reports *= MAX_REPORTS
-    fence = (member._incarnation, 1)
-    member._release(member._here(), Report("x", fence, "t", POLICY, Outcome.IGNORED, ""))
-    assert len(member._pending.reports) == MAX_REPORTS
     member._pending.reports.clear()
 
 
@@ -458,7 +419,7 @@ def test_threads_end_when_nobody_has_their_backend_any_more(redis_server):
     until(partial(getattr, process, "attached"))
     del backend
     gc.collect()
-    join(process)
+    see_end(process)
 
 
 def test_a_thread_that_meets_a_fault_of_ours_goes_on(threaded, monkeypatch, caplog):
@@ -494,7 +455,7 @@ def test_all_threads_wait_for_the_same_moment_at_the_first_use(redis_server, mon
     assert process.attached
     backend._use(process)  # one that has not seen yet that it is over
     backend.close()
-    join(process)
+    see_end(process)
 
 
 def test_questions_that_are_left_at_the_end_are_answered(threaded):
@@ -514,7 +475,7 @@ def test_questions_that_are_left_at_the_end_are_answered(threaded):
     assert busy.result(10) is None
     with pytest.raises(StoreBusy, match="closed"):
         left.result(10)
-    join(process)
+    see_end(process)
 
 
 def test_an_answer_that_nobody_waits_for_harms_nobody(threaded):
@@ -557,83 +518,7 @@ async def test_the_first_use_on_an_event_loop_waits_for_nothing(redis_server, ma
     assert process.used
     until(lambda: backend.available)
     backend.close()
-    join(process)
-
-
-async def test_many_tasks_ask_for_one_permit(half_open):
-    entered = asyncio.Event()
-
-    async def trial() -> str:
-        entered.set()
-        await asyncio.sleep(0.05)
-        return "tried"
-
-    async def call() -> object:
-        try:
-            return await half_open.call(trial)
-        except CircuitOpenError:
-            return "rejected"
-
-    answers: list[object] = []
-    while "tried" not in answers:
-        answers += await asyncio.gather(*(call() for _ in range(10)))
-    assert answers.count("tried") == 1 or half_open.state is CircuitState.CLOSED
-
-
-async def test_a_permit_that_is_denied_is_not_asked_for_again_at_once(half_open, threaded):
-    view = half_open.view
-    fence = (view.incarnation, view.shared_epoch)
-    until(lambda: threaded._acquire("payments", fence, "other", half_open.policy, 10)[0].granted)
-    await threaded.ask_ahead(view, half_open.policy)
-    assert isinstance(half_open.enter(), CircuitOpenError)
-    assert view.pause_until > threaded.clock()
-    await threaded.ask_ahead(view, half_open.policy)
-    assert not threaded._here().asked
-
-
-async def test_a_permit_that_cannot_be_asked_for_is_none(half_open, threaded, monkeypatch):
-    monkeypatch.setattr(remote_process, "MAX_QUESTIONS", 0)
-    await threaded.ask_ahead(half_open.view, half_open.policy)
-    assert isinstance(half_open.enter(), CircuitOpenError)
-    monkeypatch.undo()
-    threaded._here().ask_at = time.monotonic() + 60
-    await threaded.ask_ahead(half_open.view, half_open.policy)
-    assert isinstance(half_open.enter(), CircuitOpenError)
-
-
-async def test_a_permit_that_the_store_is_too_slow_for_is_none(half_open, threaded, monkeypatch):
-    monkeypatch.setattr(RedisStore, "acquire", raising(StoreBusy("slow")))
-    await threaded.ask_ahead(half_open.view, half_open.policy)
-    until(lambda: all(one.answer.done() for one in threaded._here().asked.values()))
-    assert isinstance(half_open.enter(), CircuitOpenError)
-
-
-async def test_a_permit_of_an_earlier_epoch_is_taken_by_nobody(half_open, threaded):
-    await threaded.ask_ahead(half_open.view, half_open.policy)
-    (asked,) = threaded._here().asked.values()
-    half_open.trip()
-    until(lambda: half_open.state is CircuitState.HALF_OPEN)
-    await threaded.ask_ahead(half_open.view, half_open.policy)
-    (other,) = threaded._here().asked.values()
-    assert other is not asked
-
-
-async def test_a_permit_is_taken_once(half_open, threaded):
-    view, process = half_open.view, threaded._here()
-    await threaded.ask_ahead(view, half_open.policy)
-    until(lambda: process.asked[view].answer.done())
-    asked = process.asked.pop(view)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threaded, "_ask_for_permit", lambda *args: asked)
-        assert threaded._try(process, view, half_open.policy) is None
-    assert asked.answer.result() == Grant(True)
-
-
-async def test_a_mode_asks_for_no_permit(half_open, threaded):
-    half_open.disable()
-    await threaded.ask_ahead(half_open.view, half_open.policy)
-    assert not threaded._here().asked
-    assert half_open.mode is Mode.DISABLED
+    see_end(process)
 
 
 def test_before_the_store_was_heard_of_no_answer_is_too_late(redis):

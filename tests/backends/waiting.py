@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from circuitbreaker_django.backends.remote_process import RemoteProcess
+
 T = TypeVar("T")
 
 
@@ -16,3 +18,11 @@ def until(look: Callable[[], T], *, seconds: float = 20) -> T:
         assert time.monotonic() < deadline, f"not within {seconds} s: {look}"
         time.sleep(0.005)
     return found
+
+
+def see_end(process: RemoteProcess) -> None:
+    """See the threads of a backend that was closed end."""
+    for thread in (process.feed, process.writer):
+        assert thread is not None
+        thread.join(10)
+        assert not thread.is_alive()
