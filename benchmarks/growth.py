@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, nargs="*", default=[10, 50])
     parser.add_argument("--breakers", type=int, nargs="*", default=[10, 100, 1000])
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=15, help="of each look at the server")
     parser.add_argument("--store", choices=SERVERS, nargs="*", default=list(SERVERS))
     parser.add_argument("--herd", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -109,7 +109,7 @@ def main() -> None:
             for processes in arguments.processes:
                 row = measure(name, processes, breakers, arguments.seconds)
                 tell(name, processes, breakers, *row)
-            for more in (1_000, 10_000):
+            for more in (100, 1_000, 10_000):
                 by = more / processes
                 tell(name, more, breakers, *(value * by for value in row[:3]), row[3], how=" *")
     print("\n\\* computed")

@@ -54,7 +54,7 @@ def measure(url: str, count: int, rounds: int) -> Iterator[str]:
         for worker in workers:
             assert worker.stdout is not None
             worker.stdout.readline()  # it is ready
-        for label, trip in (("a failure", breaker.record_failure), ("a command", breaker.trip)):
+        for label, trip in (("a failure", breaker.record_failure), ("`trip()`", breaker.trip)):
             times: list[float] = []
             for _ in range(rounds):
                 time.sleep(0.3)  # so that this one is not delivered together with the last
