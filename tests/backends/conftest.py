@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitState
+from circuitbreaker_django.backends import remote_attached
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.memory import MemoryBackend
@@ -140,7 +141,13 @@ def make() -> Make:
 
 
 @pytest.fixture
-def threaded(redis_server: RedisServer) -> Iterator[RedisBackend]:
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeds look at the clock ten times a second, so that a test need not wait for their end."""
+    monkeypatch.setattr(remote_attached, "TICK", 0.1)
+
+
+@pytest.fixture
+def threaded(redis_server: RedisServer, short_rounds: None) -> Iterator[RedisBackend]:
     """A backend on a server, with threads."""
     with closing(redis_server.client()) as client:
         client.flushall()

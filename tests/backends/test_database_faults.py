@@ -35,7 +35,7 @@ Member = Callable[..., CircuitBreaker]
 
 
 @pytest.fixture(autouse=True)
-def often(monkeypatch):
+def often(monkeypatch, short_rounds):
     monkeypatch.setattr(module, "POLL_EVERY", 0.02)
 
 

@@ -40,7 +40,7 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def live(server: RedisServer) -> Iterator[Live]:
+def live(server: RedisServer, short_rounds: None) -> Iterator[Live]:
     """Makes a breaker of one more member; two failures open it."""
     members: list[RedisBackend] = []
 
