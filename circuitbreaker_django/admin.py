@@ -50,6 +50,7 @@ from circuitbreaker_django.dashboard.rows import Entry
 from circuitbreaker_django.dashboard.study import study
 from circuitbreaker_django.models import Breaker
 from circuitbreaker_django.operations.as_data import event_as_data
+from circuitbreaker_django.operations.looks import Look
 from circuitbreaker_django.project import registries
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class BreakerAdmin(_ModelAdmin):
             "title": key.name,
             "row": row,
             "span": found.span,
-            "strip": [(look, row["paths"][f"strip_{look}"]) for look in words.Look],
+            "strip": [(look, row["paths"][f"strip_{look}"]) for look in Look],
             "status": status,
             "policy": policy,
             "history": [rows.history_line(*line) for line in page],
@@ -252,6 +253,8 @@ class BreakerAdmin(_ModelAdmin):
             raise PermissionDenied
         if request.method == method or (method == "GET" and request.method == "HEAD"):
             return None
+        if method == "GET":
+            return HttpResponseNotAllowed(["GET", "HEAD"])
         context = {"title": _("Nothing was done"), "list_url": self._url("changelist")}
         page = self._render(request, "nothing.html", context).render()
         return HttpResponseNotAllowed([method], content=page.content)

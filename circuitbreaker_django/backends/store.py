@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -179,6 +180,7 @@ class Overview:
         processes: those that were heard of just now.
         floor: the epoch of a circuit that has no row (rule 2).
         silent: those that were not, though they may run, and for how many seconds.
+        wall: the same moment as ``now``, in seconds of the wall clock.
     """
 
     now: int
@@ -187,6 +189,7 @@ class Overview:
     processes: tuple[ProcessInfo, ...]
     floor: int = 1
     silent: Mapping[ProcessInfo, float] = field(default_factory=dict)
+    wall: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, slots=True)

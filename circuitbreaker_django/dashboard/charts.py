@@ -15,7 +15,7 @@ from circuitbreaker_django.backends.store import Stats
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.policy import seconds
 from circuitbreaker_django.core.traffic import MINUTE, NOTHING, QUARTER, Counts, oldest
-from circuitbreaker_django.dashboard.words import Look, look_of
+from circuitbreaker_django.operations.looks import Look, look_of
 
 WIDTH: Final = 1000
 HEIGHT: Final = 100

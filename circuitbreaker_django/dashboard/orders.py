@@ -23,11 +23,14 @@ from circuitbreaker_django.core.errors import (
     UnknownBreakerError,
 )
 from circuitbreaker_django.core.policy import micros
+from circuitbreaker_django.core.states import Mode
 from circuitbreaker_django.dashboard.keys import Key
-from circuitbreaker_django.dashboard.words import COMMANDS, LOOKS, Look, length, look_of
+from circuitbreaker_django.dashboard.words import COMMANDS, LOOKS
 from circuitbreaker_django.operations.duration import parse_duration
+from circuitbreaker_django.operations.looks import Look, look_of
 from circuitbreaker_django.operations.room import AppliedUnseen, ControlRoom
 from circuitbreaker_django.operations.status import BreakerStatus
+from circuitbreaker_django.operations.words import length
 from circuitbreaker_django.project import registries
 
 
@@ -58,17 +61,31 @@ class Action:
         return self.kind in MODES
 
     def effect_on(self, statuses: Iterable[BreakerStatus]) -> str:
-        """What it will do to those, with their time until a trial where they have the same."""
-        waits = {status.policy.recovery_timeout for status in statuses}
-        if self.kind is CommandKind.TRIP and len(waits) == 1:
+        """What it will do to those; of a trip, what it does not do, and for how long the rest."""
+        if self.kind is not CommandKind.TRIP:
+            return str(self.effect)
+        waits, parts = set(), []
+        for status in statuses:
+            if status.mode is Mode.AUTO:
+                waits.add(status.policy.recovery_timeout)
+            else:
+                parts = [str(NOT_BY_A_TRIP)]
+        if len(waits) == 1:
             text = gettext(
                 "Every call is rejected for %(length)s. Then it is tried again, and may close by "
                 "itself."
             )
-            return text % {"length": length(waits.pop())}
-        return str(self.effect)
+            parts.insert(0, text % {"length": length(waits.pop())})
+        elif waits:
+            parts.insert(0, str(self.effect))
+        return " ".join(parts)
 
 
+#: What is to be said of a trip of circuits that are held open or in another mode.
+NOT_BY_A_TRIP: Final = _(
+    "A trip ends no hold and no mode: what is disabled or on metrics only goes on letting calls "
+    "pass. Hold open stops them."
+)
 ACTIONS: Final = {
     action.kind.value: action
     for action in (
@@ -281,7 +298,7 @@ def told(action: Action, part: Carried) -> tuple[int, str] | None:
         text = gettext("%(action)s: %(names)s. The store has not confirmed it: %(error)s")
         return messages.ERROR, text % names
     if part.error is not None:
-        return messages.ERROR, gettext("Nothing was done to %(names)s: %(error)s") % names
+        return messages.ERROR, gettext("%(action)s: %(names)s. Nothing was done: %(error)s") % names
     looks = {look_of(status.state, status.mode) for status in part.statuses}
     text = ngettext(
         "%(state)s: %(names)s. It reaches %(count)d live process.",
@@ -290,12 +307,14 @@ def told(action: Action, part: Carried) -> tuple[int, str] | None:
     )
     names["state"] = ", ".join(str(LOOKS[look]) for look in Look if look in looks)
     names["count"] = part.processes
+    if action.kind is CommandKind.TRIP and looks != {Look.OPEN}:
+        return messages.WARNING, f"{text % names} {NOT_BY_A_TRIP}"
     return messages.SUCCESS, text % names
 
 
 def named(keys: Iterable[Key]) -> str:
-    """Names for a sentence: a few, and how many more there are."""
-    names = [key.name for key in keys]
+    """Names for a sentence, with the registry where there are several: a few, and how many more."""
+    names = [f"{key.name} ({key.registry})" if len(registries) > 1 else key.name for key in keys]
     listed = ", ".join(names[:NAMED])
     more = len(names) - NAMED
     if more <= 0:

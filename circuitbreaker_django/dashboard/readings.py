@@ -36,6 +36,7 @@ class Reading:
         at: when it was seen.
         problem: why the store cannot be used now, if it cannot.
         lost_at: since when, as far as this process knows; ``None`` while it can be used.
+        misconfigured: whether that is a mistake in the settings.
     """
 
     alias: str
@@ -43,6 +44,7 @@ class Reading:
     at: datetime
     problem: str = ""
     lost_at: datetime | None = None
+    misconfigured: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -137,7 +139,12 @@ def watching(aliases: Iterable[str] | None = None) -> Iterator[Watch]:
                 reading = Reading(alias, room, now)
             except (CircuitBackendError, ImproperlyConfigured) as error:
                 last = _last.get(alias) or Reading(alias, None, now)
-                reading = replace(last, problem=str(error), lost_at=last.lost_at or now)
+                reading = replace(
+                    last,
+                    problem=str(error),
+                    lost_at=last.lost_at or now,
+                    misconfigured=isinstance(error, ImproperlyConfigured),
+                )
             _last[alias] = reading
             readings.append(reading)
         yield Watch(readings)
@@ -165,7 +172,13 @@ def _banners(reading: Reading) -> Iterator[dict[str, str]]:
         "time": moment(reading.lost_at or reading.at).text,
         "problem": reading.problem.rstrip("."),
     }
-    text = _("The store of registry “%(registry)s” cannot be reached since %(time)s: %(problem)s.")
+    if reading.misconfigured:
+        text = _("Registry “%(registry)s” cannot be used with its settings: %(problem)s.")
+    else:
+        text = _(
+            "The store of registry “%(registry)s” has not been reachable since %(time)s: "
+            "%(problem)s."
+        )
     if room is None:
         text += " " + _("What its circuits are is not known here.")
     else:
@@ -183,7 +196,7 @@ def _banners_of(room: ControlRoom) -> Iterator[tuple[str, str, str]]:
         )
     if not room.shared:
         text = _(
-            "Registry “%(registry)s” keeps circuits in each process alone. You see those of "
+            "Registry “%(registry)s” keeps separate circuits in each process. You see those of "
             "process %(pid)s on %(host)s, and nobody can steer the others from here."
         )
         yield "warning", "local", text

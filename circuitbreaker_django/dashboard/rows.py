@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.policy import seconds
@@ -19,16 +18,13 @@ from circuitbreaker_django.dashboard import charts, words
 from circuitbreaker_django.dashboard.charts import Span
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.readings import Reading, Watch
-from circuitbreaker_django.dashboard.words import LOOKS, Look, look_of
+from circuitbreaker_django.dashboard.words import LOOKS
+from circuitbreaker_django.operations.looks import URGENCY, Look, look_of
 from circuitbreaker_django.operations.status import BreakerStatus
+from circuitbreaker_django.operations.words import alone, length
 
 #: What the list can be narrowed down to, besides a registry and a part of a name.
-FILTERS: Final = {
-    "open": gettext_lazy("Open"),
-    "half_open": gettext_lazy("Half-open"),
-    "closed": gettext_lazy("Closed"),
-    "steered": gettext_lazy("Set by an operator"),
-}
+FILTERS: Final = ("open", "half_open", "closed", "steered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +37,13 @@ class Entry:
 
 
 _STEERED: Final = (Look.HELD, Look.DISABLED, Look.METRICS_ONLY)
-_URGENCY: Final = {look: number for number, look in enumerate(Look)}
 
 
 def is_among(filter: str, state: CircuitState | None, look: Look) -> bool:
     """Whether a breaker is one of those that the filter is for."""
-    return look in _STEERED if filter == "steered" else state == filter
+    if filter == "steered":
+        return look in _STEERED
+    return (look if filter == "closed" else state) == filter  # what is disabled is not well
 
 
 def entries(seen: Watch) -> list[Entry]:
@@ -55,7 +52,7 @@ def entries(seen: Watch) -> list[Entry]:
         Entry(key, None, Look.UNKNOWN) if known is None else Entry(key, known[0], look_of(*known))
         for key, known in seen.glance().items()
     ]
-    return sorted(found, key=lambda entry: (_URGENCY[entry.look], entry.key))
+    return sorted(found, key=lambda entry: (URGENCY[entry.look], entry.key))
 
 
 def narrowed(
@@ -100,6 +97,9 @@ def row(key: Key, status: BreakerStatus | None, reading: Reading) -> dict[str, A
     Returns:
         ``cells``: texts, or a text with its machine-readable time; ``paths``: of drawings.
     """
+    if status is not None and reading.lost_at is not None and status.retry_after is not None:
+        gone = (datetime.now(UTC) - reading.at).total_seconds()
+        status = replace(status, retry_after=max(0.0, status.retry_after - gone))
     look = Look.UNKNOWN if status is None else look_of(status.state, status.mode)
     known = {
         "id": key.id,
@@ -153,7 +153,7 @@ def with_figure(
 
 def history_line(at: datetime, event: Event) -> dict[str, Any]:
     """A line of the history as the page shows it."""
-    before, after = Look(event.before.value), words.look_of(event.after, event.mode)
+    before, after = Look(event.before.value), look_of(event.after, event.mode)
     return {
         "at": words.moment(at),
         "before": before,
@@ -172,13 +172,13 @@ def _cells(status: BreakerStatus, processes: int) -> dict[str, Any]:
     waits = status.retry_after is not None and status.state is not CircuitState.CLOSED
     return {
         "until": words.until(status),
-        "alone": words.alone(len(status.alone_in), processes),
+        "alone": alone(len(status.alone_in), processes),
         "reason": words.reason(status),
-        "actor": _("by %(actor)s") % {"actor": status.updated_by} if status.updated_by else "",
+        "actor": words.actor(status),
         "since": _time(status.since),
         "age": _age(status.since),
         "retry": words.next_trial(status) if waits else "",
-        "failures": words.failures(status) if status.state is CircuitState.CLOSED else "",
+        "failures": words.failures(status),
         "elsewhere": words.elsewhere(status),
         "common": words.common(status),
         "would_reject": words.would_reject(status),
@@ -195,4 +195,4 @@ def _age(since: datetime | None) -> str:
     if since is None:
         return ""
     age = int((datetime.now(UTC) - since).total_seconds())
-    return _("%(length)s ago") % {"length": words.length(max(0, age))}
+    return _("%(length)s ago") % {"length": length(max(0, age))}

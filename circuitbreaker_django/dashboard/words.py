@@ -5,54 +5,52 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, gettext_noop, ngettext
+from django.utils.translation import gettext_lazy, ngettext, pgettext_lazy
 
 from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.core.traffic import Counts
+from circuitbreaker_django.operations.looks import OF_MODES, Look, look_of
 from circuitbreaker_django.operations.status import BreakerStatus
+from circuitbreaker_django.operations.words import length, percent, rate, whole_percent
 
 #: Settings that are listed in a cell.
 LISTED: Final = 5
 
 
-class Look(StrEnum):
-    """What a circuit looks like; the order is that of urgency."""
-
-    OPEN = "open"
-    HELD = "held"
-    HALF_OPEN = "half_open"
-    UNKNOWN = "unknown"
-    DISABLED = "disabled"
-    METRICS_ONLY = "metrics_only"
-    CLOSED = "closed"
-
-
-#: The word of each look.
+#: The word of each look. Other catalogues have some of these words for other things.
 LOOKS: Final = {
-    Look.OPEN: gettext_lazy("Open"),
-    Look.HELD: gettext_lazy("Held open"),
-    Look.HALF_OPEN: gettext_lazy("Half-open"),
-    Look.UNKNOWN: gettext_lazy("Unknown"),
-    Look.DISABLED: gettext_lazy("Disabled"),
-    Look.METRICS_ONLY: gettext_lazy("Metrics only"),
-    Look.CLOSED: gettext_lazy("Closed"),
+    Look.OPEN: pgettext_lazy("circuit", "Open"),
+    Look.HELD: pgettext_lazy("circuit", "Held open"),
+    Look.HALF_OPEN: pgettext_lazy("circuit", "Half-open"),
+    Look.UNKNOWN: pgettext_lazy("circuit", "Unknown"),
+    Look.DISABLED: pgettext_lazy("circuit", "Disabled"),
+    Look.METRICS_ONLY: pgettext_lazy("circuit", "Metrics only"),
+    Look.CLOSED: pgettext_lazy("circuit", "Closed"),
 }
 
+#: Who has brought that about.
+ACTORS: Final = {
+    Look.OPEN: gettext_lazy("opened by %(actor)s"),
+    Look.HELD: gettext_lazy("held open by %(actor)s"),
+    Look.HALF_OPEN: gettext_lazy("opened by %(actor)s"),
+    Look.DISABLED: gettext_lazy("disabled by %(actor)s"),
+    Look.METRICS_ONLY: gettext_lazy("set to metrics only by %(actor)s"),
+    Look.CLOSED: gettext_lazy("reset by %(actor)s"),
+}
 #: What operators may order.
 COMMANDS: Final = {
-    CommandKind.HOLD: gettext_lazy("Hold open"),
-    CommandKind.TRIP: gettext_lazy("Trip"),
-    CommandKind.RESET: gettext_lazy("Reset"),
-    CommandKind.DISABLE: gettext_lazy("Disable"),
-    CommandKind.METRICS_ONLY: gettext_lazy("Metrics only"),
-    CommandKind.ENABLE: gettext_lazy("Enable"),
+    CommandKind.HOLD: pgettext_lazy("circuit", "Hold open"),
+    CommandKind.TRIP: pgettext_lazy("circuit", "Trip"),
+    CommandKind.RESET: pgettext_lazy("circuit", "Reset"),
+    CommandKind.DISABLE: pgettext_lazy("circuit", "Disable"),
+    CommandKind.METRICS_ONLY: pgettext_lazy("circuit", "Metrics only"),
+    CommandKind.ENABLE: pgettext_lazy("circuit", "Enable"),
 }
 #: Why a circuit has changed, where stores keep a fixed sentence. One with numbers in it stays as
 #: it is kept: the numbers are only there.
@@ -63,29 +61,6 @@ CAUSES: Final = {
     "a relapse while it ramped up": gettext_lazy("a relapse while it ramped up"),
     **{kind.value: label for kind, label in COMMANDS.items()},
 }
-
-_OF_MODES: Final = {
-    Mode.FORCED_OPEN: Look.HELD,
-    Mode.DISABLED: Look.DISABLED,
-    Mode.METRICS_ONLY: Look.METRICS_ONLY,
-}
-_OF_BOTH: Final = {
-    (state, mode): _OF_MODES.get(mode) or Look(state.value)
-    for state in CircuitState
-    for mode in Mode
-}
-
-
-_UNITS: Final = (
-    (86400, gettext_noop("%(count)d d")),
-    (3600, gettext_noop("%(count)d h")),
-    (60, gettext_noop("%(count)d min")),
-)
-
-
-def look_of(state: CircuitState, mode: Mode) -> Look:
-    """What a circuit of that state and mode looks like."""
-    return _OF_BOTH[state, mode]
 
 
 class Moment(NamedTuple):
@@ -104,21 +79,6 @@ def moment(at: datetime, now: datetime | None = None) -> Moment:
     return Moment(text, local.isoformat(timespec="seconds"))
 
 
-def length(seconds: float) -> str:
-    """A duration in its largest fitting unit: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
-    for size, text in _UNITS:
-        if seconds >= 2 * size or (seconds >= size and seconds % size == 0):
-            return _(text) % {"count": seconds // size}
-    if seconds == int(seconds) or seconds >= 10:
-        return _("%(count)d s") % {"count": max(0, seconds)}
-    return _("%(count)s s") % {"count": f"{max(0.0, seconds):.3g}"}
-
-
-def percent(share: float) -> str:
-    """A share, as ``12.5 %``."""
-    return _("%(number)s %%") % {"number": f"{100 * share:.3g}"}
-
-
 def until(status: BreakerStatus) -> str:
     """When the mode of a circuit ends; empty without one."""
     if status.mode is Mode.AUTO:
@@ -131,7 +91,9 @@ def until(status: BreakerStatus) -> str:
 
 
 def failures(status: BreakerStatus) -> str:
-    """How near a closed circuit is to opening, by each of its rules."""
+    """How near a circuit is to opening, by each of its rules; empty where it cannot open."""
+    if status.state is not CircuitState.CLOSED or status.mode is Mode.DISABLED:
+        return ""
     rules, parts = status.policy, []
     if rules.failure_threshold is not None:
         names = {"count": status.failures, "threshold": rules.failure_threshold}
@@ -145,16 +107,17 @@ def failures(status: BreakerStatus) -> str:
         )
         return "; ".join([*parts, text % {"count": status.calls_needed}])
     if status.failure_rate is not None and rules.failure_rate_threshold is not None:
-        text = _("%(rate)s of %(threshold)s failed")
+        text = _("%(rate)s failed (opens at %(threshold)s)")
         parts.append(_rate(text, status.failure_rate, rules.failure_rate_threshold))
     if status.slow_rate is not None:
-        text = _("%(rate)s of %(threshold)s slow")
+        text = _("%(rate)s slow (opens at %(threshold)s)")
         parts.append(_rate(text, status.slow_rate, rules.slow_call_rate_threshold))
     return "; ".join(parts)
 
 
-def _rate(text: str, rate: float, threshold: float) -> str:
-    return text % {"rate": percent(rate), "threshold": percent(threshold)}
+def _rate(text: str, share: float, threshold: float) -> str:
+    shown = percent(whole_percent(share, threshold) / 100)
+    return text % {"rate": shown, "threshold": percent(threshold)}
 
 
 def elsewhere(status: BreakerStatus) -> str:
@@ -174,8 +137,8 @@ def common(status: BreakerStatus) -> str:
 
 
 def would_reject(status: BreakerStatus) -> str:
-    """What a circuit on paper would have done; empty in any other mode."""
-    if status.mode is not Mode.METRICS_ONLY:
+    """What a circuit on paper would have rejected; empty for nothing, and in any other mode."""
+    if status.mode is not Mode.METRICS_ONLY or not status.would_reject:
         return ""
     text = ngettext(
         "would have rejected %(count)d call",
@@ -185,22 +148,8 @@ def would_reject(status: BreakerStatus) -> str:
     return text % {"count": status.would_reject}
 
 
-def alone(count: int, processes: int) -> str:
-    """How many processes have opened the circuit for themselves only; empty when none has."""
-    if not count:
-        return ""
-    return _("open alone in %(count)d of %(all)d processes") % {"count": count, "all": processes}
-
-
-def rate(calls: float) -> str:
-    """Calls per second, as exact as there are few; empty for none."""
-    if not calls:
-        return ""
-    return f"{calls:.0f}" if calls >= 10 else f"{calls:.1f}" if calls >= 0.1 else "< 0.1"
-
-
 def per_second(calls: float) -> str:
-    """The same with its unit."""
+    """Calls per second, with their unit; empty for none."""
     return _("%(number)s calls/s") % {"number": rate(calls)} if calls else ""
 
 
@@ -226,7 +175,9 @@ def figure(counts: Iterable[Counts], most: int, bucket: int) -> dict[str, str]:
         "sum_failed": _("%(count)d failed") % {"count": total.failures},
         "sum_rejected": _("%(count)d rejected") % {"count": total.rejected},
         "sum_slow": _("%(count)d slow") % {"count": total.slow},
-        "most": _("up to %(count)d in %(length)s") % {"count": most, "length": length(bucket)},
+        "most": _("up to %(count)d in %(length)s") % {"count": most, "length": length(bucket)}
+        if total.calls or total.rejected
+        else "",
     }
 
 
@@ -256,6 +207,13 @@ def cause(text: str) -> str:
 def reason(status: BreakerStatus) -> str:
     """Why a circuit is as it is; what a person has written stays so."""
     return status.reason if status.updated_by else cause(status.reason)
+
+
+def actor(status: BreakerStatus) -> str:
+    """Who has brought that about; empty when it came by itself."""
+    if not status.updated_by:
+        return ""
+    return ACTORS[look_of(status.state, status.mode)] % {"actor": status.updated_by}
 
 
 def counted(event: Event) -> str:
@@ -368,7 +326,7 @@ def _recovery(rules: Policy) -> list[tuple[str, list[str]]]:
         text = _("Admits a growing share of the calls in the %(span)s after it has closed.")
         found.append((text % {"span": length(rules.ramp_up)}, ["ramp_up"]))
     if rules.initial_mode is not Mode.AUTO:
-        mode = LOOKS[_OF_MODES[Mode(rules.initial_mode)]]
+        mode = LOOKS[OF_MODES[Mode(rules.initial_mode)]]
         found.append((_("Begins in the mode “%(mode)s”.") % {"mode": mode}, ["initial_mode"]))
     return found
 

@@ -9,15 +9,15 @@ from typing import Final
 
 from circuitbreaker_django.core.announce import printable
 from circuitbreaker_django.core.states import CircuitState, Mode
-from circuitbreaker_django.dashboard.words import Look, alone, length, look_of, rate
 from circuitbreaker_django.management.words import state, utc
+from circuitbreaker_django.operations.looks import URGENCY, look_of
 from circuitbreaker_django.operations.status import BreakerStatus
+from circuitbreaker_django.operations.words import alone, length, rate, whole_percent
 
 _HEAD: Final = (
     *("BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "CALLS/S", "REJECTED/H"),
     *("SINCE", "WHY", "WHO", "DECLARED IN"),
 )
-_URGENCY: Final = {look: place for place, look in enumerate(Look)}
 #: The longest text in a cell; JSON has all of it.
 _MAX_CELL: Final = 80
 
@@ -42,7 +42,7 @@ def table(rows: Sequence[BreakerStatus], processes: int, *, wide: bool) -> list[
 
 def urgency(row: BreakerStatus) -> int:
     """Its place in the table, which begins with what is open: there may be many lines."""
-    return _URGENCY[look_of(row.state, row.mode)]
+    return URGENCY[look_of(row.state, row.mode)]
 
 
 def is_quiet(row: BreakerStatus) -> bool:
@@ -99,10 +99,8 @@ def _failures(row: BreakerStatus) -> str:
     return ", ".join(parts)
 
 
-def _share(rate: float, threshold: float) -> str:
-    """Both in whole percent, but never as much as the threshold where it is less."""
-    most = math.floor(100 * rate) if rate < threshold else round(100 * rate)
-    return f"{most} of {100 * threshold:.3g} %"
+def _share(share: float, threshold: float) -> str:
+    return f"{whole_percent(share, threshold)} of {100 * threshold:.3g} %"
 
 
 def _ago(moment: datetime) -> str:

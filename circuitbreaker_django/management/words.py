@@ -11,7 +11,7 @@ from typing import Final
 from circuitbreaker_django.core.announce import event_in_words, printable
 from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.states import CircuitState, Mode
-from circuitbreaker_django.operations.room import ControlRoom, Unreachable, silence
+from circuitbreaker_django.operations.room import CannotSteer, ControlRoom, Unreachable, silence
 from circuitbreaker_django.operations.status import BreakerStatus
 
 #: So many differences are listed where not all are asked for.
@@ -49,6 +49,8 @@ def crowd(room: ControlRoom) -> str:
 def problem(error: Exception) -> str:
     """Why the command failed, in one line."""
     line = printable(" ".join(str(error).splitlines()))
+    if isinstance(error, CannotSteer):
+        return f"nothing was done: {line}"
     if not isinstance(error, Unreachable):
         return line
     return (
@@ -64,8 +66,8 @@ def warnings(room: ControlRoom, rows: Iterable[BreakerStatus], verbosity: int) -
         yield f"Registry {alias!r} is switched off (ENABLED is False): all calls pass."
     if not room.shared:
         yield (
-            f"Registry {alias!r} keeps circuits in each process alone: these are the ones of this "
-            "command, and say nothing of any other process."
+            f"Registry {alias!r} keeps separate circuits in each process: these are the ones of "
+            "this command, and say nothing of any other process."
         )
     if room.differing:
         most = None if verbosity > 1 else _MAX_LISTED

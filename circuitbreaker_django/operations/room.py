@@ -142,8 +142,8 @@ class ControlRoom:
         """What has happened to those breakers, or to any, newest first, and when."""
         if self.missing is not None:
             return []
-        now, found = self.known.overview.now, self._backend.events(limit, names or None)
-        return [(moment(event.at, now), name, event) for name, event in found]
+        overview, found = self.known.overview, self._backend.events(limit, names or None)
+        return [(moment(event.at, overview), name, event) for name, event in found]
 
     # -- steering ---------------------------------------------------------------------------
 
@@ -164,12 +164,12 @@ class ControlRoom:
             )
         if not self.shared:
             raise CannotSteer(
-                f"registry {alias!r} keeps circuits in each process alone, so no other process can "
+                f"registry {alias!r} keeps separate circuits in each process, so no other one can "
                 "steer them: use a shared backend"
             )
         if not self.processes and not force:
             raise CannotSteer(
-                f"no live process uses {self.place}, so nothing was done. {self._why_nobody()}. "
+                f"no live process uses {self.place}. {self._why_nobody()}. "
                 "The command breaker does it anyway with --force"
             )
 

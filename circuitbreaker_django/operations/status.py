@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from circuitbreaker_django.backends.store import ProcessInfo, Stats
+from circuitbreaker_django.backends.store import Overview, ProcessInfo, Stats
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core import window
 from circuitbreaker_django.core.circuit import Circuit
@@ -113,10 +112,10 @@ def status_of(
         name=name,
         state=seen.state,
         mode=seen.mode,
-        mode_until=None if hold is None or hold.until is None else moment(hold.until, now),
+        mode_until=None if hold is None or hold.until is None else moment(hold.until, overview),
         reason=said_by.reason,
         updated_by=said_by.actor,
-        since=moment(since, now) if since else None,
+        since=moment(since, overview) if since else None,
         retry_after=None if closed or seen.wait is None else seconds(seen.wait),
         failures=max(len(window.live(circuit.failures, policy, now)), counted.failures),
         failure_rate=counted.failures / max(1, counted.calls) if by_rate else None,
@@ -126,7 +125,7 @@ def status_of(
         alone_in=alone_in if closed and seen.mode is Mode.AUTO else (),
         last_error=circuit.last_error,
         last_message=circuit.last_message,
-        last_error_at=moment(circuit.last_error_at, now) if circuit.last_error_at else None,
+        last_error_at=moment(circuit.last_error_at, overview) if circuit.last_error_at else None,
         stats=stats,
         trials_running=len(core.running(circuit, now)),
         policy=policy,
@@ -138,6 +137,6 @@ def status_of(
     )
 
 
-def moment(at: int, now: int) -> datetime:
-    """A time of the store's clock on the calendar."""
-    return datetime.fromtimestamp(time.time() - seconds(now - at), UTC)
+def moment(at: int, overview: Overview) -> datetime:
+    """A time of the store's clock on the calendar; the same however long ago the overview was."""
+    return datetime.fromtimestamp(overview.wall - seconds(overview.now - at), UTC)

@@ -233,6 +233,30 @@ def test_a_confirmed_order_reaches_workers_the_history_and_the_log(anna, worker)
     assert entry.get_admin_url() == DETAIL
 
 
+def test_what_a_trip_does_not_do_is_said_before_and_after(anna, worker):
+    worker.payments.disable()
+    said = "A trip ends no hold and no mode"
+    question = anna.post(ACT, {"action": "trip", "selected": selected(worker)})
+    assert said in question.content.decode()
+    answer = anna.post(ACT, order(worker, "trip"), follow=True)
+    [message] = answer.context["messages"]
+    assert (message.level_tag, str(message).partition(" It reaches")[0]) == (
+        "warning",
+        "Disabled: payments.",
+    )
+    assert said in str(message)
+
+
+def test_of_two_registries_the_names_are_told_apart(anna, worker, settings, breaker_settings):
+    other = {"LOCATION": f"{breaker_settings['LOCATION']}.other", "BREAKERS": {"payments": {}}}
+    settings.CIRCUIT_BREAKERS = {"default": breaker_settings, "other": other}
+    both = [selected(worker), "1 other:payments"]
+    answer = anna.post(ACT, order(worker, "trip", selected=both))
+    texts = [str(message) for message in answer.context["messages"]]
+    assert texts[0].startswith("Open: payments (default).")
+    assert texts[1].startswith("Trip: payments (other). Nothing was done: no live process")
+
+
 def test_a_stale_page_is_told_and_asked_again(anna, worker):
     stale = selected(worker)
     [row] = anna.get(f"{POLL}?rows={PAYMENTS.id}").json()["rows"]
@@ -240,7 +264,7 @@ def test_a_stale_page_is_told_and_asked_again(anna, worker):
     worker.payments.trip(reason="somebody else", actor="ben")
     answer = anna.post(ACT, order(worker, "reset", selected=stale, reason="mine"))
     body = answer.content.decode()
-    assert "Something has changed since you looked, and nothing was done." in body
+    assert "Something has changed since you looked, so nothing was done to" in body
     assert "somebody else" in body
     assert 'value="mine"' in body
     assert worker.payments.state is CircuitState.OPEN
@@ -337,7 +361,7 @@ def test_names_that_are_not_known_are_told(anna, worker):
     assert "No longer known: <bdi>gone</bdi>" in body
     assert 'name="confirmed"' not in body
     body = anna.post(ACT, order(worker, "trip", selected=f"1 {gone.pk}")).content.decode()
-    assert "Nothing was done to gone: no breaker &#x27;gone&#x27; is known" in body
+    assert "Trip: gone. Nothing was done: no breaker &#x27;gone&#x27; is known" in body
 
 
 def test_a_long_list_of_names_is_shortened(anna, worker, settings, breaker_settings):
@@ -355,7 +379,7 @@ def test_nobody_is_steered_where_circuits_are_of_each_process(anna, settings):
     settings.CIRCUIT_BREAKERS = {"default": {"BACKEND": backend, "BREAKERS": {"payments": {}}}}
     data = {"action": "trip", "selected": f"1 {PAYMENTS.pk}", "confirmed": "1"}
     body = anna.post(ACT, data).content.decode()
-    assert "Nothing was done to payments: registry &#x27;default&#x27; keeps circuits" in body
+    assert "Nothing was done: registry &#x27;default&#x27; keeps separate circuits" in body
     assert not LogEntry.objects.exists()
 
 
@@ -508,7 +532,7 @@ def test_a_poll_tells_of_the_rows_it_was_asked_for(anna, worker):
     data = anna.get(POLL, {"rows": f"{PAYMENTS.id},nonsense"}).json()
     [row] = data["rows"]
     assert (row["name"], row["look"], row["state"]) == ("payments", "open", "Open")
-    assert (row["cells"]["reason"], row["cells"]["actor"]) == ("a drill", "by ben")
+    assert (row["cells"]["reason"], row["cells"]["actor"]) == ("a drill", "opened by ben")
     assert data["counts"] == {"all": 2, "open": 1, "half_open": 0, "closed": 1, "steered": 0}
     assert [banner["level"] for banner in data["banners"]] == ["warning"]
 
@@ -545,7 +569,7 @@ def test_a_breakers_page_says_it_all(anna, worker):
     for text in (
         "Held open",
         "maintenance",
-        "by ben",
+        "held open by ben",
         "Opens when 3 failures fall within 1 min.",
         "failure_threshold = 3",
         "CIRCUIT_BREAKERS[&quot;default&quot;][&quot;BREAKERS&quot;][&quot;payments&quot;]",
@@ -613,9 +637,9 @@ def test_registries_that_nobody_has_are_not_remembered(anna, worker):
         assert anna.get(f"{LIST}{pk}/poll.json").status_code == 404
         body = anna.post(ACT, {"action": "trip", "selected": f"1 {pk}"}).content.decode()
         assert "No longer known: <bdi>payments</bdi>" in body
-        assert "cannot be reached" not in body
+        assert "not been reachable" not in body
         body = anna.post(ACT, order(worker, "trip", selected=f"1 {pk}")).content.decode()
-        assert "Nothing was done to payments:" in body
+        assert "Trip: payments. Nothing was done:" in body
     assert readings._last == {}
 
 
@@ -636,6 +660,11 @@ def test_of_a_store_that_is_lost_no_history_is_claimed(anna, worker, location):
 
 def test_head_is_answered(anna, worker):
     assert anna.head(LIST).status_code == 200
+
+
+def test_pages_to_look_at_take_no_orders(anna, worker):
+    answer = anna.post(POLL)
+    assert (answer.status_code, answer.headers["Allow"], answer.content) == (405, "GET, HEAD", b"")
 
 
 def test_an_order_by_get_says_what_to_do(anna):

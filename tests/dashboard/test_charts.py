@@ -11,7 +11,7 @@ from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.traffic import MINUTE, QUARTER, Bucket, Counts
 from circuitbreaker_django.dashboard import charts
 from circuitbreaker_django.dashboard.charts import SPANS
-from circuitbreaker_django.dashboard.words import Look
+from circuitbreaker_django.operations.looks import Look
 
 HOUR, DAY = SPANS["hour"], SPANS["day"]
 #: On the minute and on the quarter.

@@ -8,6 +8,7 @@ from circuitbreaker_django import (
     CircuitBackendError,
     CircuitConflictError,
     CircuitState,
+    Mode,
     UnknownBreakerError,
 )
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
@@ -33,6 +34,11 @@ def test_a_trip_says_when_it_is_tried_again():
     trip = ACTIONS["trip"]
     assert trip.effect_on([slow, slow]).startswith("Every call is rejected for 2 min. Then")
     assert "until the recovery timeout is over" in trip.effect_on([slow, status()])
+    held = status(mode=Mode.FORCED_OPEN)
+    assert trip.effect_on([held]).startswith("A trip ends no hold and no mode")
+    assert trip.effect_on([slow, held]).startswith("Every call is rejected for 2 min. Then")
+    assert trip.effect_on([slow, held]).endswith("Hold open stops them.")
+    assert trip.effect_on([slow, status(), held]).endswith("Hold open stops them.")
     assert ACTIONS["reset"].effect_on([slow]).startswith("Closes the circuit")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_a_lost_store_is_told_and_what_was_known_is_shown(worker, location):
         assert seen.origins(PAYMENTS) == origins
     [(level, text)] = levels_and_texts()
     assert level == "error"
-    assert "cannot be reached since" in text
+    assert "has not been reachable since" in text
     assert "You see what was known at" in text
     lost_at = reading.lost_at
     with watching() as seen:
@@ -114,6 +115,19 @@ def test_a_lost_store_is_told_and_what_was_known_is_shown(worker, location):
     location.with_name("circuits.v1.sqlite3").rmdir()
     with watching() as seen:
         assert seen.readings[0].lost_at is None
+
+
+def test_what_was_known_keeps_its_times(worker, location, monkeypatch):
+    worker.payments.trip()
+    with watching() as seen:
+        [before] = seen.statuses([PAYMENTS]).values()
+    worker.backend.close()
+    break_store(location)
+    later = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    with watching() as seen:
+        [after] = seen.statuses([PAYMENTS]).values()
+    assert (after.since, after.retry_after) == (before.since, before.retry_after)
 
 
 def test_a_store_that_was_never_reached_leaves_names(location):
@@ -133,6 +147,7 @@ def test_settings_that_are_wrong_are_told(settings):
         assert seen.glance() == {}
     [(level, text)] = levels_and_texts()
     assert level == "error"
+    assert text.startswith("Registry “default” cannot be used with its settings: ")
     assert "LOCATON" in text
 
 

@@ -141,7 +141,7 @@ def test_an_order_reaches_the_workers_the_history_and_the_log(anna, worker):
     [line] = anna.get(HISTORY).json()
     assert (line["actor"], line["reason"], line["after"]) == ("anna", "a drill", "open")
     [row] = anna.get(POLL_ONE).json()["rows"]
-    assert (row["look"], row["cells"]["actor"]) == ("held", "by anna")
+    assert (row["look"], row["cells"]["actor"]) == ("held", "held open by anna")
     assert [entry.object_id for entry in LogEntry.objects.all()] == [PAYMENTS.pk]
 
 

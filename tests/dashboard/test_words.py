@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from django.test import override_settings
-from django.utils import timezone, translation
+from django.utils import timezone
 
 from circuitbreaker_django import CircuitState, Mode
 from circuitbreaker_django.core import circuit as core
@@ -14,7 +13,7 @@ from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.traffic import Counts
 from circuitbreaker_django.dashboard import words
-from circuitbreaker_django.dashboard.words import Look
+from circuitbreaker_django.operations.looks import Look
 from tests.dashboard.made import status
 
 
@@ -22,21 +21,6 @@ from tests.dashboard.made import status
 def utc():
     with timezone.override(UTC):
         yield
-
-
-@pytest.mark.parametrize(
-    ("state", "mode", "look"),
-    [
-        ("open", "auto", "open"),
-        ("half_open", "auto", "half_open"),
-        ("closed", "auto", "closed"),
-        ("open", "forced_open", "held"),
-        ("closed", "disabled", "disabled"),
-        ("closed", "metrics_only", "metrics_only"),
-    ],
-)
-def test_a_mode_is_seen_before_the_state(state, mode, look):
-    assert words.look_of(CircuitState(state), Mode(mode)) is Look(look)
 
 
 def test_every_look_has_a_word_of_its_own():
@@ -65,31 +49,6 @@ def test_of_today_the_date_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (-1, "0 s"),
-        (0.25, "0.25 s"),
-        (12.7, "12 s"),
-        (60, "1 min"),
-        (119, "119 s"),
-        (121, "2 min"),
-        (3600, "1 h"),
-        (5400, "90 min"),
-        (86400, "1 d"),
-        (200_000, "2 d"),
-    ],
-)
-def test_a_length_is_in_its_largest_fitting_unit(seconds, text):
-    assert words.length(seconds) == text
-
-
-def test_numbers_are_not_formatted_by_the_locale():
-    with override_settings(USE_THOUSAND_SEPARATOR=True), translation.override("de"):
-        assert words.percent(0.125) == "12.5 %"
-
-
-@pytest.mark.parametrize(
     ("given", "text"),
     [
         ({}, ""),
@@ -115,7 +74,7 @@ RATES = {"failure_rate_threshold": 0.5, "slow_call_duration": 2.0, "slow_call_ra
         ({}, {"failures": 2}, "2 of 5 failures"),
         ({"consecutive_failures": 3}, {"failures": 1}, "1 failure"),
         ({"consecutive_failures": 3}, {"failures": 0}, "0 failures"),
-        ({"slow_call_duration": 2.0}, {"slow_rate": 0.5}, "50 % of 100 % slow"),
+        ({"slow_call_duration": 2.0}, {"slow_rate": 0.5}, "50 % slow (opens at 100 %)"),
         (RATES, {"calls_needed": 4}, "rates need 4 more calls"),
         (
             {**RATES, "failure_threshold": 9},
@@ -125,7 +84,7 @@ RATES = {"failure_rate_threshold": 0.5, "slow_call_duration": 2.0, "slow_call_ra
         (
             RATES,
             {"failure_rate": 0.125, "slow_rate": 0.0},
-            "12.5 % of 50 % failed; 0 % of 25 % slow",
+            "12 % failed (opens at 50 %); 0 % slow (opens at 25 %)",
         ),
     ],
 )
@@ -133,25 +92,38 @@ def test_how_near_it_is_to_opening(policy, given, text):
     assert words.failures(status(policy=Policy(**policy), **given)) == text
 
 
+def test_what_cannot_open_is_not_near_it():
+    assert words.failures(status(mode=Mode.DISABLED)) == ""
+    assert words.failures(status(state=CircuitState.OPEN)) == ""
+
+
 def test_what_it_would_have_rejected_is_told_on_paper_only():
     assert words.would_reject(status(would_reject=3)) == ""
     on_paper = {"mode": Mode.METRICS_ONLY}
+    assert words.would_reject(status(would_reject=0, **on_paper)) == ""
     assert words.would_reject(status(would_reject=1, **on_paper)) == "would have rejected 1 call"
     assert words.would_reject(status(would_reject=2, **on_paper)) == "would have rejected 2 calls"
 
 
-def test_who_is_open_alone():
-    assert words.alone(0, 4) == ""
-    assert words.alone(2, 4) == "open alone in 2 of 4 processes"
+@pytest.mark.parametrize(("calls", "text"), [(0, ""), (0.04, "< 0.1 calls/s")])
+def test_calls_have_their_unit(calls, text):
+    assert words.per_second(calls) == text
 
 
 @pytest.mark.parametrize(
-    ("rate", "text"),
-    [(0, ""), (0.04, "< 0.1"), (0.26, "0.3"), (9.96, "10.0"), (1234.5, "1234")],
+    ("given", "text"),
+    [
+        ({"updated_by": ""}, ""),
+        ({"state": CircuitState.OPEN}, "opened by anna"),
+        ({"state": CircuitState.OPEN, "mode": Mode.FORCED_OPEN}, "held open by anna"),
+        ({"mode": Mode.DISABLED}, "disabled by anna"),
+        ({"mode": Mode.METRICS_ONLY}, "set to metrics only by anna"),
+        ({"state": CircuitState.HALF_OPEN}, "opened by anna"),
+        ({}, "reset by anna"),
+    ],
 )
-def test_a_rate_is_as_exact_as_it_is_small(rate, text):
-    assert words.rate(rate) == text
-    assert words.per_second(rate) == (f"{text} calls/s" if text else "")
+def test_who_did_what(given, text):
+    assert words.actor(status(**{"updated_by": "anna", **given})) == text
 
 
 def test_rejections_and_errors():

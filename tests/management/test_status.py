@@ -81,10 +81,10 @@ def test_a_process_local_registry_says_so(run):
     result = run("status")
     assert result.code == 0
     assert "Backend: MemoryBackend at the memory of this process" in result.out
-    assert "keeps circuits in each process alone" in result.out
+    assert "keeps separate circuits in each process" in result.out
     assert "Attached" not in result.out
     result = run("status", "--format", "json")
-    assert "keeps circuits in each process alone" in result.err
+    assert "keeps separate circuits in each process" in result.err
     assert len(json.loads(result.out)) == 2
 
 

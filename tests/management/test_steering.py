@@ -154,7 +154,7 @@ def test_only_force_makes_a_store(run, rows, tmp_path):
 def test_a_process_local_registry_is_not_steered(run, name):
     result = run(name, "payments", "--force")
     assert (result.code, result.out) == (2, "")
-    assert "keeps circuits in each process alone" in result.err
+    assert "keeps separate circuits in each process" in result.err
 
 
 @pytest.mark.parametrize("name", ["trip", "reset"])

@@ -147,7 +147,7 @@ def test_a_process_local_registry_is_not_steered(enter, config):
     room = enter()
     assert (room.shared, room.place) == (False, "the memory of this process")
     assert room.known.names() == ["stock"]
-    with pytest.raises(CannotSteer, match="in each process alone"):
+    with pytest.raises(CannotSteer, match="separate circuits in each process"):
         trip(room, "stock", force=True)
 
 
