@@ -14,7 +14,6 @@ from typing import Final, TypeVar
 from circuitbreaker_django.backends import host
 from circuitbreaker_django.backends.base import (
     COMMAND_PATIENCE,
-    PAUSE,
     PERMIT_PATIENCE,
     Backend,
     Clock,
@@ -370,7 +369,7 @@ class ServedBackend(Backend):
         """Deliver what is pending, and tell operators that this process is gone."""
         process = self._here()
         if process.attached:
-            self._give_back_permits(process, kept=0)
+            self._give_back_permits(process, all=True)
             self._flush_all(process)
             if not self.observer:
                 process.publishing.stats_at = 0.0
@@ -413,8 +412,8 @@ class ServedBackend(Backend):
             self._adopt(process, changes)
 
     @abc.abstractmethod
-    def _give_back_permits(self, process: RemoteProcess, kept: float = PAUSE) -> None:
-        """Those that nobody has taken for so many seconds."""
+    def _give_back_permits(self, process: RemoteProcess, *, all: bool = False) -> None:
+        """Those that nobody has taken in time, or all that nobody has taken."""
 
 
 def moved_event(event: Event, by: int) -> Event:

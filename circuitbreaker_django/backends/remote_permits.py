@@ -2,7 +2,8 @@
 
 A caller waits for the answer for 50 ms, on an event loop he lets the loop go on meanwhile. A permit
 that comes later is not lost: it is for the process's next call. So a store whose answers always
-take longer lets trials through all the same. What nobody takes within a second is given back.
+take longer lets trials through all the same. What nobody takes is given back: after a second, or
+after twice the time between two calls where there are few of them.
 """
 
 from __future__ import annotations
@@ -102,20 +103,36 @@ class PermitsAhead(ServedBackend):
                 coming = process.submit(ask)
             except StoreBusy:
                 return None
-            asked = process.asked[view] = Asked(report, coming, expires, time.monotonic())
+            now = time.monotonic()
+            kept = _kept(now - view.asked_at, policy.trial_timeout)
+            view.asked_at = now
+            asked = process.asked[view] = Asked(report, coming, expires, now, kept)
         return asked
 
-    def _give_back_permits(self, process: RemoteProcess, kept: float = PAUSE) -> None:
-        """Those that nobody has taken for so many seconds."""
-        until = time.monotonic() - kept
+    def _give_back_permits(self, process: RemoteProcess, *, all: bool = False) -> None:
+        """Those that nobody has taken in time, or all that nobody has taken."""
+        now = time.monotonic()
         with process.lock:
             for view, asked in list(process.asked.items()):
-                if asked.asked_at <= until and asked.answer.done():
+                if (all or now >= asked.asked_at + asked.kept) and asked.answer.done():
                     del process.asked[view]
                     if asked.is_granted():
                         self._pending.add_report(asked.report)
         if self._pending.reports:
             process.call_writer(urgent=True)
+
+
+def _kept(since: float, lease: float) -> float:
+    """For how many seconds a permit waits for a caller.
+
+    Meanwhile no other process may have it. So only where this one has asked not long ago it is
+    long enough for the next call to come, and never more than half of the lease.
+
+    Args:
+        since: seconds since a permit was last asked for: so often there are calls.
+        lease: seconds that a permit lasts.
+    """
+    return max(PAUSE, 2 * since) if since < lease / 4 else PAUSE
 
 
 def given_back(name: str, fence: Fence, token: str, policy: Policy) -> Report:

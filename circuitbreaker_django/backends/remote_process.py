@@ -54,12 +54,14 @@ class Asked:
         answer: whether it was granted, or for how long there will be none.
         expires: when its lease ends, in microseconds of the backend's clock.
         asked_at: by ``time.monotonic()``.
+        kept: for how many seconds it is kept for a caller, from then on.
     """
 
     report: Report
     answer: Future[Grant]
     expires: int
     asked_at: float
+    kept: float
 
     def is_granted(self) -> bool:
         """Whether it has come."""

@@ -36,6 +36,7 @@ class View:
         own: the newest failures of this process, as a window.
         tally: the calls of this process, where successes matter too; of this epoch.
         pause_until: before this time the store need not be asked for a permit again.
+        asked_at: when it last was, by ``time.monotonic()``, where the answer is not waited for.
         gate: what calls look at.
         calls, failures, slow, ignored, rejected: counters; the gate and the tally have more calls.
         told: what of all these was told of already.
@@ -43,6 +44,7 @@ class View:
 
     __slots__ = (
         "announced",
+        "asked_at",
         "calls",
         "circuit",
         "epoch",
@@ -73,6 +75,7 @@ class View:
         self.own: tuple[int, ...] = ()
         self.tally: Tally | None = None
         self.epoch = -1
+        self.asked_at = 0.0
         self._believe(circuit)
         self.announced = circuit
 

@@ -55,6 +55,12 @@ class Reading:
             return []
 
     @property
+    def can_be_steered(self) -> bool:
+        """Whether orders may reach anybody; of a store that is away nobody knows."""
+        room = self.room
+        return room is None or (room.shared and room.registry.config.enabled)
+
+    @property
     def processes(self) -> int:
         """How many live processes share the circuits."""
         return 0 if self.room is None else len(self.room.processes)

@@ -106,6 +106,7 @@ def row(key: Key, status: BreakerStatus | None, reading: Reading) -> dict[str, A
         "pk": key.pk,
         "name": key.name,
         "registry": key.registry,
+        "steerable": reading.can_be_steered,
         "look": look,
         "state": str(LOOKS[look]),
         # Of a store that is lost each process remembers another moment.

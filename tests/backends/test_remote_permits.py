@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import remote_permits, remote_process
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
+from circuitbreaker_django.backends.remote_permits import _kept
 from circuitbreaker_django.backends.remote_process import Asked
 from circuitbreaker_django.backends.store import StoreBusy
 from circuitbreaker_django.core.circuit import Grant
@@ -58,6 +60,27 @@ def test_a_permit_that_comes_too_late_is_for_the_next_call(half_open, slow, aske
     until(lambda: asked().answer.done())
     assert half_open.call(ok) == "ok"
     assert asked() is None
+
+
+def test_where_calls_are_rare_a_late_permit_waits_for_the_next(half_open, slow, asked):
+    """A call every 1.2 seconds, and answers that take longer than a caller waits."""
+    assert isinstance(half_open.enter(), CircuitOpenError)
+    slow.set()
+    until(lambda: asked() is None)  # given back
+    time.sleep(0.1)
+    slow.clear()
+    assert isinstance(half_open.enter(), CircuitOpenError)
+    slow.set()
+    time.sleep(1.2)
+    assert half_open.call(ok) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("since", "lease", "kept"),
+    [(0.01, 60, 1), (5, 60, 10), (14.9, 60, 29.8), (15, 60, 1), (1e6, 60, 1), (0.2, 1, 1)],
+)
+def test_for_how_long_a_permit_waits(since, lease, kept):
+    assert _kept(since, lease) == kept
 
 
 def test_only_the_first_callers_wait_for_an_answer(half_open, slow, asked, monkeypatch):
@@ -115,7 +138,7 @@ def test_what_was_denied_is_not_given_back(half_open, threaded, asked):
     threaded._ask_for_permit(process, half_open.view, half_open.policy)
     until(lambda: asked().answer.done())
     with process.lock:  # before the feed comes by
-        threaded._give_back_permits(process, kept=0)
+        threaded._give_back_permits(process, all=True)
         assert asked() is None
         assert not threaded._pending.reports
 
@@ -124,7 +147,7 @@ def test_a_call_whose_store_is_closed_meanwhile_is_rejected(half_open, threaded,
     closed: Future[Grant] = Future()
     closed.set_exception(StoreBusy("the store was closed"))
     asked = threaded._ask_for_permit(threaded._here(), half_open.view, half_open.policy)
-    gone = Asked(asked.report, closed, asked.expires, asked.asked_at)
+    gone = replace(asked, answer=closed)
     monkeypatch.setattr(threaded, "_ask_for_permit", lambda *args: gone)
     assert isinstance(half_open.enter(), CircuitOpenError)
     assert not gone.is_granted()

@@ -31,9 +31,7 @@ def test_an_order_is_refused_that_only_silent_processes_would_hear_of(run, worke
     result = run("trip", "payments", "--hold")
     assert result.code == 2
     advice = "The command breaker does it anyway with --force"
-    assert re.search(
-        f"nothing was done: no live process .*\\. {SILENT}\\. {advice}", result.err
-    )
+    assert re.search(f"nothing was done: no live process .*\\. {SILENT}\\. {advice}", result.err)
     assert states(worker) == ["closed", "closed"]
 
 
