@@ -340,7 +340,7 @@ class ServedBackend(Backend):
             process.turn_at = max(process.turn_at, process.retry_at)
             process.attached = False
             told, process.problem = process.problem, str(error)
-        if told is None:
+        if told is None and not self.observer:  # who looks is told by an exception
             keep(BackendDegraded(self.registry, self.describe(), str(error)))
 
     def _put_holds_back(self, process: RemoteProcess, store: RemoteStore) -> Changes:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as _
@@ -34,6 +34,7 @@ class Reading:
         alias: the registry's.
         room: through which it was seen; ``None``: never, for its store could not be reached yet.
         at: when it was seen.
+        asked_at: when it was last tried to see it.
         problem: why the store cannot be used now, if it cannot.
         lost_at: since when, as far as this process knows; ``None`` while it can be used.
         misconfigured: whether that is a mistake in the settings.
@@ -42,6 +43,7 @@ class Reading:
     alias: str
     room: ControlRoom | None
     at: datetime
+    asked_at: datetime
     problem: str = ""
     lost_at: datetime | None = None
     misconfigured: bool = False
@@ -65,6 +67,9 @@ class Reading:
         """How many live processes share the circuits."""
         return 0 if self.room is None else len(self.room.processes)
 
+
+#: How long it is known that a store is away without another look.
+KNOWN_FOR: Final = timedelta(minutes=1)
 
 #: What this process has seen of each registry last.
 _last: dict[str, Reading] = {}
@@ -142,13 +147,16 @@ def watching(aliases: Iterable[str] | None = None) -> Iterator[Watch]:
             now = datetime.now(UTC)
             try:
                 room = stack.enter_context(closing(ControlRoom(registries[alias])))
-                reading = Reading(alias, room, now)
+                reading = Reading(alias, room, now, now)
             except (CircuitBackendError, ImproperlyConfigured) as error:
-                last = _last.get(alias) or Reading(alias, None, now)
+                last = _last.get(alias) or Reading(alias, None, now, now)
+                # Whether it was away all the time nobody knows who has not looked meanwhile.
+                known = last.lost_at is not None and now - last.asked_at < KNOWN_FOR
                 reading = replace(
                     last,
+                    asked_at=now,
                     problem=str(error),
-                    lost_at=last.lost_at or now,
+                    lost_at=last.lost_at if known else now,
                     misconfigured=isinstance(error, ImproperlyConfigured),
                 )
             _last[alias] = reading

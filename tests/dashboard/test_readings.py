@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from circuitbreaker_django import CircuitBackendError, Mode, registries
 from circuitbreaker_django.backends.host import host_name
 from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import ProcessInfo
+from circuitbreaker_django.dashboard import readings
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.readings import banners, watching
 from circuitbreaker_django.operations.room import ControlRoom
@@ -112,9 +114,27 @@ def test_a_lost_store_is_told_and_what_was_known_is_shown(worker, location):
     lost_at = reading.lost_at
     with watching() as seen:
         assert seen.readings[0].lost_at == lost_at
+    readings._last["default"] = replace(reading, asked_at=reading.asked_at - readings.KNOWN_FOR)
+    with watching() as seen:  # it may have been there meanwhile
+        assert seen.readings[0].lost_at > lost_at
     location.with_name("circuits.v1.sqlite3").rmdir()
     with watching() as seen:
         assert seen.readings[0].lost_at is None
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_who_looks_at_a_lost_store_tells_nobody_else(kind, settings, location, caplog):
+    """That is for the processes that serve: each poll would send a mail."""
+    if kind == "redis":
+        backend = "circuitbreaker_django.backends.redis.RedisBackend"
+        there = f"unix://{location}"
+        settings.CIRCUIT_BREAKERS = {"default": {"BACKEND": backend, "LOCATION": there}}
+    else:
+        break_store(location)
+    for _ in range(2):
+        [(level, _)] = levels_and_texts()
+        assert level == "error"
+    assert not caplog.records
 
 
 def test_what_was_known_keeps_its_times(worker, location, monkeypatch):

@@ -82,7 +82,7 @@ def test_they_are_counted():
 
 
 def row(**given):
-    return rows.row(Key("default", "payments"), status(**given), Read("default", None, NOON))
+    return rows.row(Key("default", "payments"), status(**given), Read("default", None, NOON, NOON))
 
 
 def test_of_a_closed_circuit_there_is_little_to_say():
@@ -126,7 +126,7 @@ def test_of_an_open_one_there_is_more():
 
 def test_of_a_lost_store_the_wait_goes_on():
     at = datetime.now(UTC) - timedelta(seconds=10)
-    lost = Read("default", None, at, lost_at=at)
+    lost = Read("default", None, at, at, lost_at=at)
     known = status(state=OPEN, retry_after=30.0)
     shown = rows.row(Key("default", "payments"), known, lost)
     assert 18 < shown["retry_in"] <= 20
@@ -145,7 +145,7 @@ def test_processes_that_are_open_alone_are_told():
 
 
 def test_of_an_unknown_one_the_name_is_all():
-    shown = rows.row(Key("default", "lost"), None, Read("default", None, NOON))
+    shown = rows.row(Key("default", "lost"), None, Read("default", None, NOON, NOON))
     assert (shown["look"], shown["cells"], shown["paths"]) == ("unknown", {}, {})
     assert shown["at"] == 0
 
@@ -170,7 +170,7 @@ def test_rejections_of_before_the_line_are_not_counted():
 
 def figure(**given):
     known = status(**given) if given else None
-    shown = rows.row(Key("default", "payments"), known, Read("default", None, NOON))
+    shown = rows.row(Key("default", "payments"), known, Read("default", None, NOON, NOON))
     return rows.with_figure(shown, known, [], SPANS["hour"])
 
 
