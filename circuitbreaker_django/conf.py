@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Final, TypedDict, Unpack, get_type_hints
+from urllib.parse import unquote
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -99,7 +100,7 @@ def registry_from_url(url: str, **options: Unpack[RegistrySettings]) -> Registry
     ``redis://``, ``rediss://``, ``unix://`` and what else
     :class:`~circuitbreaker_django.backends.redis.RedisBackend` takes; ``database://default``, an
     alias of ``DATABASES``; ``sqlite:///path`` with a relative path, ``sqlite:////path`` with an
-    absolute one, ``sqlite://`` for the default place; ``memory://``.
+    absolute one (``%20`` is a space), ``sqlite://`` for the default place; ``memory://``.
 
     ``CIRCUIT_BREAKERS = {"default": registry_from_url(os.environ["CIRCUIT_BREAKERS_URL"])}``
 
@@ -108,25 +109,34 @@ def registry_from_url(url: str, **options: Unpack[RegistrySettings]) -> Registry
         options: further keys of the registry.
 
     Raises:
-        ImproperlyConfigured: it is no URL of a backend. The message does not show it, for it may
-            have a password.
+        ImproperlyConfigured: it is no URL of a backend. The message shows only how it begins, for
+            it may have a password.
     """
     scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
     found: RegistrySettings
     if scheme.startswith(("redis", "valkey")) or scheme == "unix":
         found = {"BACKEND": REDIS_BACKEND, "LOCATION": url}
     elif scheme == "database":
         found = {"BACKEND": DATABASE_BACKEND, "LOCATION": rest.strip("/") or "default"}
     elif scheme == "sqlite":
-        found = {"BACKEND": DEFAULT_BACKEND, "LOCATION": rest.removeprefix("/") or None}
+        host, _, path = rest.partition("/")
+        if host or "?" in path or "#" in path:
+            raise ImproperlyConfigured(
+                "the URL of a registry in a file is sqlite:///relative/path or "
+                "sqlite:////absolute/path, without a host; ? and # are written %3F and %23"
+            )
+        found = {"BACKEND": DEFAULT_BACKEND, "LOCATION": unquote(path) or None}
     elif scheme == "memory":
         found = {"BACKEND": MEMORY_BACKEND}
     else:
         separator = ""
     if not separator:
+        begin = f"{scheme[:20]}://..." if "://" in url else "an empty text" if not url else "no URL"
         raise ImproperlyConfigured(
-            "the URL of a registry must be redis://..., rediss://..., unix://..., "
-            "database://alias, sqlite:///path or memory://"
+            f"the URL of a registry must be redis://..., rediss://..., unix://... or one of the "
+            f"other forms of docs/redis.md, database://alias, sqlite:///path or memory://, and is "
+            f"{begin}"
         )
     return {**found, **options}
 

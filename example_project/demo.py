@@ -28,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 HERE = Path(__file__).resolve().parent
@@ -306,7 +307,7 @@ def run(processes: Processes, wanted_port: int, folder: Path, backend: str) -> N
         "SHOP_DEBUG": "true",
         "SHOP_DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
         "SHOP_BREAKER_NAMESPACE": "shop",
-        "SHOP_CIRCUIT_BREAKERS_URL": f"sqlite:///{folder / 'breakers'}",
+        "SHOP_CIRCUIT_BREAKERS_URL": f"sqlite:///{quote(str(folder / 'breakers'))}",
     }
     if backend in SERVERS:
         print("Starting the server of the circuits ...", flush=True)

@@ -464,6 +464,8 @@ def test_the_fingerprint_is_the_same_however_the_same_is_written():
         ("sqlite://", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": None}),
         ("sqlite:///a/b", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": "a/b"}),
         ("sqlite:////a/b", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": "/a/b"}),
+        ("sqlite:////a%20b%3F", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": "/a b?"}),
+        ("SQLite:///a", {"BACKEND": conf.DEFAULT_BACKEND, "LOCATION": "a"}),
         ("memory://", {"BACKEND": conf.MEMORY_BACKEND}),
     ],
 )
@@ -477,6 +479,22 @@ def test_a_url_of_no_backend_is_refused_and_not_shown(url):
     with pytest.raises(ImproperlyConfigured, match=r"must be redis://.*memory://") as caught:
         conf.registry_from_url(url)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [("", "is an empty text"), ("redis:h", "is no URL"), ("postgres://a:b@h", "is postgres://...")],
+)
+def test_how_a_refused_url_begins_is_told(url, told):
+    with pytest.raises(ImproperlyConfigured) as caught:
+        conf.registry_from_url(url)
+    assert str(caught.value).endswith(told)
+
+
+@pytest.mark.parametrize("url", ["sqlite://host/path", "sqlite:///a?mode=ro", "sqlite:////a#b"])
+def test_a_file_has_neither_host_nor_options(url):
+    with pytest.raises(ImproperlyConfigured, match=r"sqlite:////absolute/path, without a host"):
+        conf.registry_from_url(url)
 
 
 @pytest.mark.parametrize("variable", ["memory://", "sqlite:////nowhere/circuits"])

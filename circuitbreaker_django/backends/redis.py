@@ -86,6 +86,13 @@ SCHEMA: Final = "v1"
 #: Rows that are read at once, about.
 PAGE: Final = 1000
 
+#: What helps, by a part of what servers and clients of all releases say.
+_REMEDIES: Final = {
+    "WRONGTYPE": "somebody else has written to keys of the circuits: delete {keys}*",
+    "no permissions to": "docs/redis.md lists the rights that the user needs",
+    "used memory > 'maxmemory'": "the server is full: raise maxmemory, or make room",
+    "read only replica": "name the primary",
+}
 _KEYS: Final = (
     "meta",
     "circuits",
@@ -170,6 +177,7 @@ class RedisStore(RemoteStore):
 
     def __init__(self, connect: Callable[[], Any], prefix: str, clock: Clock | None) -> None:
         self._connect = connect
+        self._prefix = prefix
         self._keys = tuple(prefix + key for key in _KEYS)
         self._circuits = self._keys[1]
         self._feed = self._keys[3]
@@ -244,6 +252,12 @@ class RedisStore(RemoteStore):
             found.append(
                 f"The server may drop any key when its memory is full ({policy}), and with it all "
                 "circuits: use noeviction or a volatile-* policy, or a server of its own."
+            )
+        most = info.get("maxmemory")
+        if most and info.get("used_memory", 0) >= most and policy in ("", "noeviction"):
+            found.append(
+                "The server's memory is full (maxmemory): it takes no changes, so each process is "
+                "alone."
             )
         if info.get("role") == "slave":
             found.append("The server is a replica: it takes no changes, so each process is alone.")
@@ -436,7 +450,11 @@ class RedisStore(RemoteStore):
             kind = type(error)
             self.close()  # so that the next use asks anew where the server is
             answered = any(one.__name__ == "ResponseError" for one in kind.__mro__)
-            raise (StoreLost if answered else silent)(f"{kind.__name__}: {error}") from error
+            text = f"{kind.__name__}: {error}"
+            remedy = next((_REMEDIES[part] for part in _REMEDIES if part in text), "")
+            if remedy:
+                text = f"{text} ({remedy.format(keys=self._prefix)})"
+            raise (StoreLost if answered else silent)(text) from error
 
     def _tell(self, script: Script, *values: Any) -> Any:
         """Run a script that changes something, and that is all that there is to do."""

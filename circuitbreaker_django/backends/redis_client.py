@@ -39,6 +39,7 @@ _TEXTS: Final = (
     "sentinel_username",
     "sentinel_password",
 )
+_CERT_REQS: Final = ("none", "optional", "required")
 #: Of the parameters of a cache's client those that say where and as whom, and not how.
 _BORROWED: Final = (
     "host",
@@ -125,6 +126,8 @@ def from_url(url: str) -> Server:
             )
     credentials, _, place = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
+    if said.get("ssl_cert_reqs", "none") not in _CERT_REQS:
+        raise ValueError(f"ssl_cert_reqs is one of {', '.join(_CERT_REQS)}")
     options: dict[str, Any] = {name: value for name, value in said.items() if name in _TEXTS}
     sentinel_options = {
         name.removeprefix("sentinel_"): options.pop(name)

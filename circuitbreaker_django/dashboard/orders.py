@@ -26,7 +26,7 @@ from circuitbreaker_django.core.policy import micros
 from circuitbreaker_django.core.states import Mode
 from circuitbreaker_django.dashboard.keys import Key
 from circuitbreaker_django.dashboard.words import COMMANDS, LOOKS
-from circuitbreaker_django.operations.duration import parse_duration
+from circuitbreaker_django.operations.duration import LONGEST, parse_duration
 from circuitbreaker_django.operations.looks import Look, look_of
 from circuitbreaker_django.operations.room import AppliedUnseen, ControlRoom
 from circuitbreaker_django.operations.status import BreakerStatus
@@ -186,16 +186,21 @@ class OrderForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         """Make ``duration`` microseconds, or ``None`` for one without end."""
         cleaned: dict[str, Any] = super().clean() or {}
-        chosen = cleaned.get("duration")
+        chosen, typed = cleaned.get("duration"), cleaned.get(OTHER, "").strip()
+        if typed and chosen not in (None, OTHER):
+            message = gettext("Choose “Another time” for what you have typed, or take it out.")
+            raise ValidationError({OTHER: message})
         if chosen is None or chosen == FOREVER:
             return {**cleaned, "duration": None}
         if chosen != OTHER:
             return {**cleaned, "duration": micros(int(chosen))}
         try:
-            return {**cleaned, "duration": parse_duration(cleaned.get(OTHER, "").strip())}
+            return {**cleaned, "duration": parse_duration(typed)}
         except ValueError:
-            message = _("Give a time with its unit: 90s, 10m, 2h or 1h30m.")
-            raise ValidationError({OTHER: message}) from None
+            message = gettext(
+                "Give a time with its unit: 90s, 10m, 2h or 1h30m, up to %(longest)s."
+            )
+            raise ValidationError({OTHER: message % {"longest": LONGEST}}) from None
 
 
 def wanted(data: QueryDict) -> tuple[Action, dict[Key, int]]:

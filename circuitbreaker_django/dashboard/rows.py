@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
+from circuitbreaker_django.core.announce import printable
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.policy import seconds
 from circuitbreaker_django.core.states import CircuitState
@@ -21,7 +22,7 @@ from circuitbreaker_django.dashboard.readings import Reading, Watch
 from circuitbreaker_django.dashboard.words import LOOKS
 from circuitbreaker_django.operations.looks import URGENCY, Look, look_of
 from circuitbreaker_django.operations.status import BreakerStatus
-from circuitbreaker_django.operations.words import alone, length
+from circuitbreaker_django.operations.words import age, alone
 
 #: What the list can be narrowed down to, besides a registry and a part of a name.
 FILTERS: Final = ("open", "half_open", "closed", "steered")
@@ -162,8 +163,8 @@ def history_line(at: datetime, event: Event) -> dict[str, Any]:
         "after": after,
         "after_text": LOOKS[after],
         "cause": words.cause(event.cause),
-        "reason": event.reason,
-        "actor": event.actor,
+        "reason": printable(event.reason),
+        "actor": printable(event.actor),
         "last_error": words.error(event.last_error, event.last_message),
         "counts": words.counted(event),
     }
@@ -184,7 +185,8 @@ def _cells(status: BreakerStatus, processes: int) -> dict[str, Any]:
         "common": words.common(status),
         "would_reject": words.would_reject(status),
         "error": words.error(status.last_error, status.last_message),
-        "error_at": _time(status.last_error_at),
+        # A result that was a failure has no class.
+        "error_at": _time(status.last_error_at) if status.last_error else None,
     }
 
 
@@ -195,5 +197,4 @@ def _time(at: datetime | None) -> dict[str, str] | None:
 def _age(since: datetime | None) -> str:
     if since is None:
         return ""
-    age = int((datetime.now(UTC) - since).total_seconds())
-    return _("%(length)s ago") % {"length": length(max(0, age))}
+    return _("%(length)s ago") % {"length": age((datetime.now(UTC) - since).total_seconds())}

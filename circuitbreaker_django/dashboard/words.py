@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext, pgettext_lazy
 
+from circuitbreaker_django.core.announce import printable
 from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
@@ -163,7 +164,7 @@ def rejected(count: int, minutes: int) -> str:
 
 def error(kind: str, message: str) -> str:
     """An error by its class and what it said."""
-    return f"{kind}: {message}" if message else kind
+    return printable(f"{kind}: {message}" if message else kind)
 
 
 def figure(counts: Iterable[Counts], most: int, bucket: int) -> dict[str, str]:
@@ -206,14 +207,14 @@ def cause(text: str) -> str:
 
 def reason(status: BreakerStatus) -> str:
     """Why a circuit is as it is; what a person has written stays so."""
-    return status.reason if status.updated_by else cause(status.reason)
+    return printable(status.reason if status.updated_by else cause(status.reason))
 
 
 def actor(status: BreakerStatus) -> str:
     """Who has brought that about; empty when it came by itself."""
     if not status.updated_by:
         return ""
-    return ACTORS[look_of(status.state, status.mode)] % {"actor": status.updated_by}
+    return ACTORS[look_of(status.state, status.mode)] % {"actor": printable(status.updated_by)}
 
 
 def counted(event: Event) -> str:

@@ -12,7 +12,7 @@ from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.management.words import state, utc
 from circuitbreaker_django.operations.looks import URGENCY, look_of
 from circuitbreaker_django.operations.status import BreakerStatus
-from circuitbreaker_django.operations.words import alone, length, rate, whole_percent
+from circuitbreaker_django.operations.words import age, alone, length, rate, whole_percent
 
 _HEAD: Final = (
     *("BREAKER", "STATE", "RETRY IN", "FAILURES", "WOULD REJECT", "CALLS/S", "REJECTED/H"),
@@ -104,4 +104,4 @@ def _share(share: float, threshold: float) -> str:
 
 
 def _ago(moment: datetime) -> str:
-    return f"{length(round((datetime.now(UTC) - moment).total_seconds()))} ago"
+    return f"{age((datetime.now(UTC) - moment).total_seconds())} ago"

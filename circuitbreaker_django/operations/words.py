@@ -15,14 +15,24 @@ _UNITS: Final = (
 )
 
 
-def length(seconds: float) -> str:
-    """A duration in its largest fitting unit: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+def length(seconds: float, *, whole: bool = True) -> str:
+    """A duration in its largest fitting unit: ``12 s``, ``3 min``, ``5 h``, ``2 d``.
+
+    Args:
+        seconds: of it.
+        whole: whether sixty seconds are ``1 min``, beside ``59 s`` and ``61 s``.
+    """
     for size, text in _UNITS:
-        if seconds >= 2 * size or (seconds >= size and seconds % size == 0):
+        if seconds >= 2 * size or (whole and seconds >= size and seconds % size == 0):
             return _(text) % {"count": seconds // size}
     if seconds == int(seconds) or seconds >= 10:
         return _("%(count)d s") % {"count": max(0, seconds)}
     return _("%(count)s s") % {"count": f"{max(0.0, seconds):.3g}"}
+
+
+def age(seconds: float) -> str:
+    """How long ago something was: the same, but always coarser as it grows."""
+    return length(math.floor(max(0.0, seconds)), whole=False)
 
 
 def alone(count: int, processes: int) -> str:

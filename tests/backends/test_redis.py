@@ -441,12 +441,15 @@ def test_the_command_steers_and_is_confirmed(run, live):
 @pytest.mark.parametrize("how", ["kill", "pause"])
 def test_a_command_without_its_server_fails_loudly_and_says_what_it_has_seen(run, server, how):
     getattr(server, how)()
-    for arguments in (["status"], ["trip", "payments", "--force"]):
+    for begin, arguments in (
+        ("", ["status"]),
+        ("nothing was done: ", ["trip", "payments", "--force"]),
+    ):
         with pytest.raises(CommandError) as caught:
             run(*arguments)
         assert caught.value.returncode == 2
         assert re.fullmatch(
-            r"unix://.+ cannot be used now: .+ \(asked for \d+ ms\)\. Since when, only the "
+            begin + r"unix://.+ cannot be used now: .+ \(asked for \d+ ms\)\. Since when, only the "
             r"log of the workers says \(logger circuitbreaker_django\): whoever cannot reach it "
             "goes on alone meanwhile",
             str(caught.value),

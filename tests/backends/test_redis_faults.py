@@ -351,6 +351,8 @@ def test_a_key_of_another_type_is_no_error_for_callers(server, live, lines, key)
         client.delete(name)
         client.rpush(name, "of somebody else")
         until(lambda: is_lost(ours, theirs) or key in ("declarations", "events"))
+        if is_lost(ours):
+            assert f"delete {ours.backend.prefix}*" in ours.backend.problem
         for breaker in (ours, theirs):
             assert breaker.call(ok) == "ok"
             failing(breaker)
@@ -478,6 +480,8 @@ def test_a_server_that_is_full_is_no_error_for_callers(server, live, lines):
         client.config_set("maxmemory", 1)
         failing(ours)
         until(lambda: is_lost(ours, theirs))
+        assert "(the server is full: raise maxmemory, or make room)" in ours.backend.problem
+        assert ["memory is full" in one for one in ours.backend.advice()] == [True]
         failing(ours)
         assert is_open(ours)
         with pytest.raises(CircuitBackendError, match="maxmemory"):
@@ -494,6 +498,7 @@ def test_a_server_that_only_reads_is_no_error_for_callers(server, live, lines):
     with closing(server.client()) as client:
         client.replicaof("127.0.0.1", 1)
         until(lambda: is_lost(ours, theirs))
+        until(lambda: ours.call(ok) and "(name the primary)" in (ours.backend.problem or ""))
         assert ours.call(ok) == "ok"
         client.replicaof("NO", "ONE")
     until(lambda: is_back(ours, theirs))

@@ -85,12 +85,23 @@ def test_a_duration_becomes_microseconds(data, duration):
 @pytest.mark.parametrize("text", ["", "10", "1x", "-5m", "0s", "9999999999s", "٣m", "1h 30m"])
 def test_a_duration_that_is_none_is_told_where_it_is_typed(text):
     form = OrderForm(ACTIONS["hold"], {"duration": "other", "other": text})
-    assert form.errors == {"other": ["Give a time with its unit: 90s, 10m, 2h or 1h30m."]}
+    assert form.errors == {
+        "other": ["Give a time with its unit: 90s, 10m, 2h or 1h30m, up to 277777h."]
+    }
 
 
 @pytest.mark.parametrize("data", [{}, {"duration": "1"}, {"duration": "None"}])
 def test_no_other_duration_is_taken(data):
     assert "duration" in OrderForm(ACTIONS["hold"], data).errors
+
+
+@pytest.mark.parametrize("duration", ["1800", "forever"])
+def test_a_time_that_was_typed_and_not_chosen_is_not_passed_over(duration):
+    """Who types ten minutes and gets thirty believes otherwise."""
+    form = OrderForm(ACTIONS["hold"], {"duration": duration, "other": "10m"})
+    assert form.errors == {
+        "other": ["Choose “Another time” for what you have typed, or take it out."]
+    }
 
 
 def test_without_a_duration_there_is_none():

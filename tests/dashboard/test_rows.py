@@ -135,6 +135,18 @@ def test_of_a_lost_store_the_wait_goes_on():
     assert (over["retry_in"], over["cells"]["retry"]) == (0, "next trial now")
 
 
+def test_what_people_write_steers_nobodys_page():
+    forged = "a\u202eb\nc"
+    cells = row(state=OPEN, reason=forged, updated_by=forged, last_error=forged)["cells"]
+    assert cells["reason"] == cells["error"] == r"a\u202eb\nc"
+    assert cells["actor"] == r"opened by a\u202eb\nc"
+
+
+def test_a_result_that_failed_has_no_error_and_no_time_of_one():
+    cells = row(state=OPEN, last_error="", last_error_at=NOON)["cells"]
+    assert (cells["error"], cells["error_at"]) == ("", None)
+
+
 def test_an_endless_hold_has_no_next_trial():
     cells = row(**HELD)["cells"]
     assert (cells["retry"], cells["until"]) == ("", "until it is reset")

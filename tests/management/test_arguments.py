@@ -110,4 +110,5 @@ def test_what_is_no_duration_is_refused(run, worker, text):
 def test_a_duration_of_nothing_or_for_ever_is_refused(run, worker, text):
     result = run("trip", "payments", f"--for={text}")
     assert (result.code, result.out) == (2, "")
-    assert f"--for {text}: give a duration from 1s to 277777h" in result.err
+    assert f"--for {text}: give a duration with its unit, as 90s" in result.err
+    assert "from 1s to 277777h" in result.err

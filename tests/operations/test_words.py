@@ -52,3 +52,9 @@ def test_a_rate_is_as_exact_as_it_is_small(rate, text):
 )
 def test_a_share_below_its_limit_never_reads_as_much(share, limit, number):
     assert words.whole_percent(share, limit) == number
+
+
+def test_an_age_only_grows_coarser():
+    assert [words.age(seconds) for seconds in (-1, 59.9, 60, 61, 119, 120, 7199, 7200)] == [
+        *("0 s", "59 s", "60 s", "61 s", "119 s", "2 min", "119 min", "2 h")
+    ]

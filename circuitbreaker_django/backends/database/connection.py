@@ -46,7 +46,9 @@ _BUSY: Final = {
     "40P01": "somebody else has written at the same time",
 }
 _REMEDIES: Final = {
-    "42P01": "run `manage.py migrate` for this database, with the app in INSTALLED_APPS",
+    "42P01": "run `manage.py migrate` for this database, with the app in INSTALLED_APPS; if it has "
+    "nothing to do the tables were dropped by hand, so first "
+    "`manage.py migrate circuitbreaker_database zero --fake`",
     "42703": "run `manage.py migrate` for this database",
     "42501": "grant the role SELECT, INSERT, UPDATE and DELETE on the tables",
 }

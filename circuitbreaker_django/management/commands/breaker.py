@@ -192,7 +192,11 @@ class Command(BaseCommand):
             kind = CommandKind.HOLD
         if bool(names) == all:
             raise CommandError("give the names of breakers, or --all")
-        with closing(ControlRoom(registries[registry])) as room:
+        try:
+            entered = ControlRoom(registries[registry])
+        except CircuitBackendError as error:
+            raise CommandError(f"nothing was done: {words.problem(error)}") from error
+        with closing(entered) as room:
             chosen, known = room.known.choose(names), set(room.known.names())
             room.refuse_in_vain(force=force)
             # By a pattern or by none there may be more of them than whoever asks believes.
