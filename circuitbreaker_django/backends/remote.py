@@ -25,7 +25,7 @@ from circuitbreaker_django.backends.base import (
 )
 from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.remote_attached import ASK, moved_event
-from circuitbreaker_django.backends.remote_permits import PermitsAhead, given_back
+from circuitbreaker_django.backends.remote_permits import RemotePermits, given_back
 from circuitbreaker_django.backends.remote_process import FLUSH_EVERY, TICK, RemoteProcess
 from circuitbreaker_django.backends.remote_store import RemoteStore, Teller, moved
 from circuitbreaker_django.backends.store import (
@@ -54,7 +54,7 @@ T = TypeVar("T")
 CLOSE_PATIENCE: Final = 0.2
 
 
-class RemoteBackend(PermitsAhead):
+class RemoteBackend(RemotePermits):
     """Circuits that processes of many hosts share.
 
     Args:

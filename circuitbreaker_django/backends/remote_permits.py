@@ -2,15 +2,17 @@
 
 A caller waits for the answer for 50 ms, on an event loop he lets the loop go on meanwhile. A permit
 that comes later is not lost: it is for the process's next call. So a store whose answers always
-take longer lets trials through all the same. What nobody takes is given back: after a second, or
-after twice the time between two calls where there are few of them.
+take longer lets trials through all the same. What nobody takes is given back: after two seconds,
+or after twice the time between two calls where there are few of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
+from concurrent.futures import CancelledError
 
 from circuitbreaker_django.backends.base import PAUSE, PERMIT_PATIENCE, rest
 from circuitbreaker_django.backends.process import Process
@@ -26,7 +28,7 @@ from circuitbreaker_django.core.trial import Trial, rides_on_a_trial
 from circuitbreaker_django.core.view import View
 
 
-class PermitsAhead(ServedBackend):
+class RemotePermits(ServedBackend):
     """A backend whose permits come when they come, and are kept for a moment."""
 
     async def ask_ahead(self, view: View, policy: Policy) -> None:
@@ -37,7 +39,7 @@ class PermitsAhead(ServedBackend):
             return
         asked = self._ask_for_permit(process, view, policy)
         if asked is not None:
-            patience = asked.asked_at + PERMIT_PATIENCE - time.monotonic()
+            patience = asked.wait_until - time.monotonic()
             if patience > 0:
                 await asyncio.wait({asyncio.wrap_future(asked.answer)}, timeout=patience)
 
@@ -59,65 +61,75 @@ class PermitsAhead(ServedBackend):
     def _try(
         self, process: Process, view: View, policy: Policy, patient_until: float
     ) -> Trial | None:
+        """A permit that has come, or comes while this caller waits; threads share a question."""
         assert isinstance(process, RemoteProcess)
-        if not (process.alive.is_set() and self.available) or view.local:
+        # Nor does the thread that would have to answer: a listener of it may call a breaker.
+        may_ask = process.alive.is_set() and threading.current_thread() is not process.writer
+        if not (may_ask and self.available) or view.local:
             return super()._try(process, view, policy, patient_until)
-        asked = self._ask_for_permit(process, view, policy)
-        if asked is None:
-            return None
-        try:
-            # Whoever comes later than this is spared the wait: the store is slow.
-            grant = asked.answer.result(rest(min(patient_until, asked.asked_at + PERMIT_PATIENCE)))
-        except (TimeoutError, StoreBusy):
-            return None
-        with process.lock:
-            if process.asked.get(view) is not asked:
-                return None  # another thread has taken it
-            del process.asked[view]
-            now = self.clock()
-            if grant.wait is not None:
-                view.pause_until = now + min(grant.wait, micros(PAUSE))
-        if grant.granted and now < asked.expires:
-            return Trial(view, asked.report.fence, asked.report.token, asked.expires, local=False)
+        while (asked := self._ask_for_permit(process, view, policy)) is not None:
+            try:
+                grant = asked.answer.result(rest(min(patient_until, asked.wait_until)))
+            except (TimeoutError, CancelledError):
+                return None
+            if not grant.granted:
+                return None
+            with process.lock:
+                if process.asked.get(view) is asked:
+                    del process.asked[view]
+                    report = asked.report
+                    return Trial(view, report.fence, report.token, asked.expires, local=False)
+            if not rest(patient_until):
+                return None
         return None
 
     def _ask_for_permit(self, process: RemoteProcess, view: View, policy: Policy) -> Asked | None:
         """The permit that is on its way, or that has come and nobody has taken."""
+        fence = (view.incarnation, view.shared_epoch)
         with process.lock:
             asked = process.asked.get(view)
-            fence = (view.incarnation, view.shared_epoch)
             if asked is not None and asked.report.fence == fence:
-                return asked
+                is_over = asked.answer.done() and self.clock() >= asked.good_until
+                return None if is_over else asked  # it is about to be given back
             report = given_back(view.name, fence, secrets.token_hex(8), policy)
 
             def ask(store: RemoteStore) -> Grant:
                 try:
                     grant, changes = self._acquire(view.name, fence, report.token, policy, 0)
+                    self._adopt(process, changes)
                 except StoreLost:
-                    return Grant(False)
-                self._adopt(process, changes)
+                    grant = Grant(False)
+                with process.lock:
+                    # A denial of now need not be true at the next call.
+                    if not grant.granted and process.asked.get(view) is asked:
+                        del process.asked[view]
+                        view.pause_until = self.clock() + min(grant.wait or 0, micros(PAUSE))
                 return grant
 
-            expires = self.clock() + micros(policy.trial_timeout)
             try:
                 coming = process.submit(ask)
             except StoreBusy:
                 return None
-            now = time.monotonic()
-            kept = _kept(now - view.asked_at, policy.trial_timeout)
+            now, clock = time.monotonic(), self.clock()
+            slow = any(one.is_late(now) for one in process.asked.values())
+            asked = process.asked[view] = Asked(
+                report,
+                coming,
+                wait_until=now if slow else now + PERMIT_PATIENCE,
+                good_until=clock + micros(_kept(now - view.asked_at, policy.trial_timeout)),
+                expires=clock + micros(policy.trial_timeout),
+            )
             view.asked_at = now
-            asked = process.asked[view] = Asked(report, coming, expires, now, kept)
         return asked
 
     def _give_back_permits(self, process: RemoteProcess, *, all: bool = False) -> None:
         """Those that nobody has taken in time, or all that nobody has taken."""
-        now = time.monotonic()
+        now = self.clock()
         with process.lock:
             for view, asked in list(process.asked.items()):
-                if (all or now >= asked.asked_at + asked.kept) and asked.answer.done():
+                if asked.answer.done() and (all or now >= asked.good_until):
                     del process.asked[view]
-                    if asked.is_granted():
-                        self._pending.add_report(asked.report)
+                    self._pending.add_report(asked.report)
         if self._pending.reports:
             process.call_writer(urgent=True)
 
@@ -125,14 +137,14 @@ class PermitsAhead(ServedBackend):
 def _kept(since: float, lease: float) -> float:
     """For how many seconds a permit waits for a caller.
 
-    Meanwhile no other process may have it. So only where this one has asked not long ago it is
-    long enough for the next call to come, and never more than half of the lease.
+    Meanwhile no other process may have it. So it is long enough for the next call to come only
+    where this process has asked not long ago, and leaves half of the lease to the trial.
 
     Args:
         since: seconds since a permit was last asked for: so often there are calls.
         lease: seconds that a permit lasts.
     """
-    return max(PAUSE, 2 * since) if since < lease / 4 else PAUSE
+    return min(2 * max(PAUSE, since if since < lease / 4 else 0), lease / 2)
 
 
 def given_back(name: str, fence: Fence, token: str, policy: Policy) -> Report:

@@ -12,8 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -52,21 +51,21 @@ class Asked:
     Attributes:
         report: what gives it back.
         answer: whether it was granted, or for how long there will be none.
-        expires: when its lease ends, in microseconds of the backend's clock.
-        asked_at: by ``time.monotonic()``.
-        kept: for how many seconds it is kept for a caller, from then on.
+        wait_until: by ``time.monotonic()``; no caller waits longer for the answer.
+        good_until: the time at which it is given back, if nobody has taken it, in microseconds of
+            the backend's clock.
+        expires: when its lease ends, likewise.
     """
 
     report: Report
     answer: Future[Grant]
+    wait_until: float
+    good_until: int
     expires: int
-    asked_at: float
-    kept: float
 
-    def is_granted(self) -> bool:
-        """Whether it has come."""
-        answer = self.answer
-        return answer.done() and answer.exception() is None and answer.result().granted
+    def is_late(self, now: float) -> bool:
+        """Whether the answer takes longer than callers wait."""
+        return now >= self.wait_until and not self.answer.done()
 
 
 class RemoteProcess(Process):
@@ -150,7 +149,9 @@ class RemoteProcess(Process):
         coming = self.submit(ask)
         try:
             return coming.result(patience)
-        except FutureTimeout as error:
+        except CancelledError as error:
+            raise StoreBusy("the store was closed") from error
+        except TimeoutError as error:
             if coming.cancel():
                 raise StoreBusy("the store is slow") from error
             raise StoreUnsure("the store did not answer in time") from error
@@ -252,7 +253,7 @@ def run_writer(reference: weakref.ref[Owner], process: RemoteProcess, patience: 
         left = list(process.questions)
         process.questions.clear()
     for one in left:
-        answer(one, StoreBusy("the store was closed"))
+        one.answer.cancel()
 
 
 def answer(question: Question, given: object) -> None:

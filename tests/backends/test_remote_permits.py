@@ -63,7 +63,7 @@ def test_a_permit_that_comes_too_late_is_for_the_next_call(half_open, slow, aske
 
 
 def test_where_calls_are_rare_a_late_permit_waits_for_the_next(half_open, slow, asked):
-    """A call every 1.2 seconds, and answers that take longer than a caller waits."""
+    """A call every 2.2 seconds, and answers that take longer than a caller waits."""
     assert isinstance(half_open.enter(), CircuitOpenError)
     slow.set()
     until(lambda: asked() is None)  # given back
@@ -71,13 +71,13 @@ def test_where_calls_are_rare_a_late_permit_waits_for_the_next(half_open, slow, 
     slow.clear()
     assert isinstance(half_open.enter(), CircuitOpenError)
     slow.set()
-    time.sleep(1.2)
+    time.sleep(2.2)
     assert half_open.call(ok) == "ok"
 
 
 @pytest.mark.parametrize(
     ("since", "lease", "kept"),
-    [(0.01, 60, 1), (5, 60, 10), (14.9, 60, 29.8), (15, 60, 1), (1e6, 60, 1), (0.2, 1, 1)],
+    [(0.01, 60, 2), (5, 60, 10), (14.9, 60, 29.8), (15, 60, 2), (1e6, 60, 2), (0.2, 1, 0.5)],
 )
 def test_for_how_long_a_permit_waits(since, lease, kept):
     assert _kept(since, lease) == kept
@@ -114,13 +114,22 @@ async def test_only_the_first_tasks_wait_for_an_answer(threaded, half_open, slow
     assert 0 < only <= 0.05
 
 
-def test_a_permit_whose_lease_is_over_is_taken_by_nobody(half_open, threaded, asked):
-    threaded._ask_for_permit(threaded._here(), half_open.view, half_open.policy)
-    until(lambda: asked().answer.done())
-    over = asked().expires
-    threaded.clock = lambda: over
-    assert isinstance(half_open.enter(), CircuitOpenError)
+def test_a_permit_that_has_waited_for_half_of_its_lease_is_given_back(
+    half_open, threaded, asked, monkeypatch
+):
+    """A trial may take as long as the rest, and nobody else may try meanwhile."""
+    process, give_back = threaded._here(), threaded._give_back_permits
+    monkeypatch.setattr(threaded, "_give_back_permits", lambda *args, **options: None)
+    permit = threaded._ask_for_permit(process, half_open.view, half_open.policy)
+    permit.answer.result(10)
+    assert permit.expires - permit.good_until >= 30_000_000
+    with monkeypatch.context() as patch:
+        patch.setattr(threaded, "clock", lambda: permit.good_until)
+        assert isinstance(half_open.enter(), CircuitOpenError)
+        assert asked() is permit
+        give_back(process)
     assert asked() is None
+    until(lambda: not permits(threaded))
 
 
 def test_a_process_that_ends_gives_back_what_nobody_has_taken(half_open, threaded, asked):
@@ -131,39 +140,112 @@ def test_a_process_that_ends_gives_back_what_nobody_has_taken(half_open, threade
     assert not permits(threaded)
 
 
-def test_what_was_denied_is_not_given_back(half_open, threaded, asked):
-    fence = (half_open.view.incarnation, half_open.view.shared_epoch)
-    until(lambda: threaded._acquire("payments", fence, "other", half_open.policy, 10)[0].granted)
-    process = threaded._here()
-    threaded._ask_for_permit(process, half_open.view, half_open.policy)
-    until(lambda: asked().answer.done())
-    with process.lock:  # before the feed comes by
-        threaded._give_back_permits(process, all=True)
-        assert asked() is None
-        assert not threaded._pending.reports
+def test_a_late_denial_says_nothing_of_a_later_call(half_open, threaded, slow, asked):
+    """The others' permit may be back by then."""
+    view, policy = half_open.view, half_open.policy
+    fence = (view.incarnation, view.shared_epoch)
+    slow.set()
+    until(lambda: threaded._acquire("payments", fence, "other", policy, 10)[0].granted)
+    until(lambda: threaded._rows["payments"].permits)  # which asks for no pause
+    slow.clear()
+    assert isinstance(half_open.enter(), CircuitOpenError)
+    denied = asked()
+    slow.set()
+    assert not denied.answer.result(10).granted
+    assert asked() is None
+    assert view.pause_until > threaded.clock()
+    assert not threaded._pending.reports
+
+
+def test_a_denial_of_an_earlier_epoch_harms_no_later_permit(half_open, threaded, slow, asked):
+    view, policy = half_open.view, half_open.policy
+    first = threaded._ask_for_permit(threaded._here(), view, policy)
+    view.shared_epoch += 1  # as after a trip
+    second = threaded._ask_for_permit(threaded._here(), view, policy)
+    threaded._rows.clear()
+    slow.set()
+    until(lambda: first.answer.done() and second.answer.done())
+    assert not second.answer.result().granted
+    assert asked() is None
 
 
 def test_a_call_whose_store_is_closed_meanwhile_is_rejected(half_open, threaded, monkeypatch):
     closed: Future[Grant] = Future()
-    closed.set_exception(StoreBusy("the store was closed"))
+    closed.cancel()
     asked = threaded._ask_for_permit(threaded._here(), half_open.view, half_open.policy)
     gone = replace(asked, answer=closed)
     monkeypatch.setattr(threaded, "_ask_for_permit", lambda *args: gone)
     assert isinstance(half_open.enter(), CircuitOpenError)
-    assert not gone.is_granted()
+
+
+async def test_a_task_whose_store_is_closed_meanwhile_leaves_nothing_to_say(threaded, half_open):
+    asked: Future[Grant] = Future()
+    asked.cancel()
+    permit = replace(
+        threaded._ask_for_permit(threaded._here(), half_open.view, half_open.policy), answer=asked
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threaded, "_ask_for_permit", lambda *args: permit)
+        await threaded.ask_ahead(half_open.view, half_open.policy)
 
 
 def test_a_permit_is_taken_once(half_open, threaded, asked, monkeypatch):
     view, process = half_open.view, threaded._here()
-    late = time.monotonic() + 10
-    assert isinstance(threaded._try(process, view, half_open.policy, late), Trial)
     taken = threaded._ask_for_permit(process, view, half_open.policy)
-    until(lambda: taken.answer.done())
+    taken.answer.result(10)
     del process.asked[view]
     newer = threaded._ask_for_permit(process, view, half_open.policy)
     monkeypatch.setattr(threaded, "_ask_for_permit", lambda *args: taken)
-    assert threaded._try(process, view, half_open.policy, late) is None
-    assert asked() is newer  # which is another thread's to take
+    assert threaded._try(process, view, half_open.policy, time.monotonic()) is None
+    assert asked() in (None, newer)  # which is another thread's to take, or was denied
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10])
+def test_threads_that_come_at_once_get_all_permits_that_there_are(limit, threaded, make):
+    breaker = make(threaded, recovery_timeout=0.05, half_open_max_calls=limit)
+    breaker.trip()
+    until(lambda: breaker.state is CircuitState.HALF_OPEN)
+    start, found = threading.Barrier(20), []
+
+    def come() -> None:
+        start.wait(10)
+        found.append(breaker.enter())
+
+    threads = [threading.Thread(target=come) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(found) == 20
+    trials = [one for one in found if isinstance(one, Trial)]
+    # On a busy host some answers may come too late, but none is given twice.
+    assert 1 <= len(trials) <= limit
+    assert len({trial.token for trial in trials}) == len(trials)
+
+
+def test_one_slow_store_delays_a_request_once(threaded, make, slow, monkeypatch):
+    """However many circuits of it are half-open."""
+    breakers = [make(threaded, name=f"b{number}", recovery_timeout=0.05) for number in range(5)]
+    for breaker in breakers:
+        breaker.trip()
+    until(lambda: all(one.state is CircuitState.HALF_OPEN for one in breakers))
+    waits = []
+
+    def rest(patient_until: float) -> float:
+        waits.append(left := max(0.0, patient_until - time.monotonic()))
+        return left
+
+    monkeypatch.setattr(remote_permits, "rest", rest)
+    for breaker in breakers:
+        assert isinstance(breaker.enter(), CircuitOpenError)
+    assert [wait > 0 for wait in waits][:2] == [True, False]
+    assert not any(waits[1:])
+
+
+def test_a_listener_of_the_stores_thread_may_call_a_breaker(threaded, half_open):
+    found = []
+    threaded._here().ask(lambda store: found.append(half_open.enter()), 10)
+    assert isinstance(found[0], Trial)
 
 
 # -- event loops ---------------------------------------------------------------------------------
@@ -193,6 +275,7 @@ async def test_a_permit_that_is_denied_is_not_asked_for_again_at_once(half_open,
     view = half_open.view
     fence = (view.incarnation, view.shared_epoch)
     until(lambda: threaded._acquire("payments", fence, "other", half_open.policy, 10)[0].granted)
+    until(lambda: threaded._rows["payments"].permits)  # which asks for no pause
     await threaded.ask_ahead(view, half_open.policy)
     assert isinstance(half_open.enter(), CircuitOpenError)
     assert view.pause_until > threaded.clock()
@@ -212,8 +295,8 @@ async def test_a_permit_that_the_store_is_too_slow_for_is_none(half_open, thread
 
     monkeypatch.setattr(RedisStore, "acquire", acquire)
     await threaded.ask_ahead(half_open.view, half_open.policy)
-    until(lambda: all(one.answer.done() for one in threaded._here().asked.values()))
     assert isinstance(half_open.enter(), CircuitOpenError)
+    assert not threaded._here().asked
 
 
 async def test_a_permit_of_an_earlier_epoch_is_taken_by_nobody(half_open, threaded):
