@@ -206,7 +206,7 @@ class RedisStore(RemoteStore):
 
     def wait(self, since: int, seconds: float) -> None:
         """Return when there is a newer revision, or when the time is over."""
-        block = max(1, round(seconds * 1000))
+        block = max(1, round(seconds * 1000)) if seconds else None  # 0 were for ever
         self._read(lambda client: client.xread({self._feed: f"{since}-0"}, 1, block))
 
     def overview(self) -> Overview:

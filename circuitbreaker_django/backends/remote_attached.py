@@ -240,11 +240,12 @@ class ServedBackend(Backend):
             store.clean()
 
     def _attach(self, process: RemoteProcess, store: RemoteStore) -> None:
-        """Take up a store that is new, or was away; it is back when it takes what it is given."""
+        """Take up a store that is new, or was away; it is back when it does all that is asked."""
         self._publish(process, store)
         self._look(process, store, whole=True)
+        store.wait(process.revision, 0)
         with process.lock:
-            process.attached = True
+            process.attached, process.attached_at = True, time.monotonic()
             told, process.problem = process.problem, None
         if told is not None:
             keep(BackendRecovered(self.registry, self.describe()))
@@ -332,7 +333,8 @@ class ServedBackend(Backend):
         """Go on alone until the store is back."""
         with process.lock:
             now = time.monotonic()
-            if process.problem is None:
+            was_well = now - process.attached_at > RETRY_MOST or not process.lost_at
+            if process.problem is None and was_well:  # else it was back for a moment only
                 process.lost_at = now
             away = now - process.lost_at
             wait = min(RETRY_MOST, max(RETRY_LEAST, away / 5))

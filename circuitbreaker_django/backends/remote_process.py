@@ -78,6 +78,8 @@ class RemoteProcess(Process):
         #: By ``time.monotonic()``: since when it could not be used, and when it is tried again.
         self.lost_at = 0.0
         self.retry_at = 0.0
+        #: Since when it can be used.
+        self.attached_at = 0.0
         #: Whether the newest rows are known, and news are followed.
         self.attached = False
         #: Whether all rows are to be read again.

@@ -6,6 +6,10 @@ if not store.look() then
   store.make(told.seed)
 end
 redis.call('HSET', META, 'written_at', record.number(now))
+local heard = redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', FEED, '0')
+if type(heard) == 'table' and heard.err and string.find(heard.err, 'WRONGTYPE', 1, true) then
+  redis.call('DEL', FEED)  -- nobody could wait for news
+end
 
 -- What is kept says when it was told, before a space.
 local function sweep(key, keep)

@@ -96,11 +96,20 @@ function store.ring()
   silent = false
 end
 
+-- Adds to a stream; one that takes nothing, as it is none or goes on elsewhere, begins anew.
+local function push(key, most, ...)
+  local failed = redis.pcall('XADD', key, 'MAXLEN', '~', most, ...)
+  if type(failed) == 'table' and failed.err then
+    redis.call('DEL', key)
+    redis.call('XADD', key, 'MAXLEN', '~', most, ...)
+  end
+end
+
 function store.ring_now()
   store.revision = math.max(now, store.revision + 1)
   local revision = record.number(store.revision)
+  push(FEED, RINGS, revision .. '-0', 'ring', '')
   redis.call('HSET', META, 'revision', revision)
-  redis.call('XADD', FEED, 'MAXLEN', '~', RINGS, revision .. '-0', 'ring', '')
 end
 
 -- Drops rows. The floor is raised first, and in any case: by that the others hear that they are to
@@ -114,8 +123,12 @@ function store.drop(names, floor)
   end
 end
 
--- Returns all circuits that were looked at, and what has happened to them.
+-- Returns all circuits that were looked at, and what has happened to them. Nothing is undone where
+-- a command fails: so the streams, which were not read yet, come before the circuits.
 function store.save()
+  for position = 1, #events, 2 do
+    push(EVENTS, HISTORY, '*', 'name', events[position], 'event', events[position + 1])
+  end
   if not silent then
     store.ring_now()
   end
@@ -128,12 +141,6 @@ function store.save()
       redis.call('HSET', CIRCUITS, name, row)
       redis.call('ZADD', CHANGES, record.number(store.revision), name)
     end
-  end
-  for position = 1, #events, 2 do
-    redis.call(
-      'XADD', EVENTS, 'MAXLEN', '~', HISTORY, '*', 'name', events[position],
-      'event', events[position + 1]
-    )
   end
   return rows, events
 end
