@@ -63,30 +63,70 @@ def test_with_forced_colours_a_state_still_has_a_border(busy, visit):
         assert state.evaluate("state => getComputedStyle(state).borderStyle") == "solid"
 
 
+RIGHT_TO_LEFT = {"locale": "he", "extra_http_headers": {"Accept-Language": "he"}}
+
+
+def runs_from_left_to_right(text):
+    """Whether each character is on the right of the one before, if both are on one line."""
+    return text.evaluate(
+        """element => {
+            const range = document.createRange();
+            const boxes = [...element.firstChild.data].map((_, at) => {
+                range.setStart(element.firstChild, at);
+                range.setEnd(element.firstChild, at + 1);
+                return range.getBoundingClientRect();
+            });
+            return boxes.every((box, at) => !at || box.width === 0 || box.y !== boxes[at - 1].y
+                || box.x > boxes[at - 1].x);
+        }"""
+    )
+
+
 def test_from_right_to_left(busy, visit):
-    page = visit(locale="he", extra_http_headers={"Accept-Language": "he"})
+    page = visit(**RIGHT_TO_LEFT)
     assert page.evaluate("document.documentElement.dir") == "rtl"
     name = page.locator(".cb-name").first.bounding_box()
     state = page.locator(".cb-state").first.bounding_box()
     assert name["x"] > state["x"]
     assert page.evaluate("document.querySelector('#content').scrollWidth") <= 1280
-    assert page.locator("[data-cell=failures]", has_text="of 5 failures").first.evaluate(
-        """cell => {
-            const range = document.createRange();
-            const x = (at) => {
-                range.setStart(cell.firstChild, at);
-                range.setEnd(cell.firstChild, at + 1);
-                return range.getBoundingClientRect().x;
-            };
-            return x(0) < x(cell.textContent.length - 1);
-        }"""
-    )  # in English it reads from left to right
+    facts = page.locator("tr", has_text="maintenance").locator(".cb-facts").first
+    by, ago, since = (facts.locator(f"[data-cell={cell}]") for cell in ("actor", "age", "since"))
+    for first, second in ((by, ago), (ago, since)):
+        assert first.bounding_box()["x"] > second.bounding_box()["x"]
+        border = "fact => getComputedStyle(fact).borderWidth"
+        assert second.evaluate(border) == "0px 1px 0px 0px"  # between the two
     page.goto(page.locator(".cb-name a").first.evaluate("link => link.href"))
     begin, now = page.locator(".cb-axis > :is(:first-child, :last-child)").all()
     assert begin.bounding_box()["x"] > now.bounding_box()["x"]
     for drawing in page.locator(".cb-chart, .cb-strip").all():  # so what is old is on the right
         mirrored = "drawing => new DOMMatrix(getComputedStyle(drawing).transform).a"
         assert drawing.evaluate(mirrored) == -1
+    before, after = page.locator(".cb-fromto").first.locator(".cb-state").all()
+    assert before.bounding_box()["x"] > after.bounding_box()["x"]
+
+
+@pytest.mark.parametrize(
+    ("view", "texts"),
+    [
+        ("list", ["[data-age]", "[data-cell=failures]", ".cb-bar label", ".cb-do button"]),
+        ("detail", [".cb-policy li > span:first-child", ".cb-policy code", ".cb-history bdi"]),
+        ("confirmation", ["h1", ".cb-banner", ".cb-durations bdi", ".cb-effect", "small[id]"]),
+    ],
+)
+def test_from_right_to_left_a_text_that_is_not_translated_runs_as_it_is_written(
+    busy, visit, view, texts
+):
+    page = visit(path=DETAIL if view == "detail" else "", **RIGHT_TO_LEFT)
+    page.locator("[data-live][data-state=live]").wait_for()
+    if view == "confirmation":
+        page.locator("[data-toggle]").click()
+        busy.manage("breaker", "reset", "stock")  # so that the page has something to warn of
+        page.get_by_role("button", name="Hold open: stock").click()
+    for selector in texts:
+        found = page.locator(f"{selector}:not(:empty)").all()
+        assert found
+        for text in found:
+            assert runs_from_left_to_right(text), text.text_content()
 
 
 def test_a_theme_that_is_chosen_by_hand(busy, visit):
