@@ -9,6 +9,7 @@ from tests.browser.site import LIST
 pytestmark = pytest.mark.browser
 
 DETAIL = "default_3Asearch/change/"
+PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture
@@ -61,6 +62,60 @@ def test_with_forced_colours_a_state_still_has_a_border(busy, visit):
     page = visit(forced_colors="active")
     for state in page.locator(".cb-state").all():
         assert state.evaluate("state => getComputedStyle(state).borderStyle") == "solid"
+
+
+@pytest.mark.parametrize(
+    ("path", "links"), [("?state=open", ".cb-counts a"), (DETAIL, ".cb-spans a")]
+)
+def test_with_forced_colours_what_is_chosen_has_a_border_of_its_own(busy, visit, path, links):
+    page = visit(path=path, forced_colors="active")
+    border = "link => getComputedStyle(link).border"
+    [chosen] = page.locator(f"{links}[aria-current]").all()
+    for other in page.locator(f"{links}:not([aria-current])").all():
+        assert chosen.evaluate(border) != other.evaluate(border)
+
+
+@pytest.mark.parametrize("path", ["", "?state=open", DETAIL])
+def test_whatever_a_finger_is_for_is_high_enough(busy, visit, path):
+    page = visit(path=path, viewport=PHONE)
+    targets = page.locator("#content :is(a, button, select, input):visible")
+    heights = "all => all.map((one) => [one.outerHTML, one.getBoundingClientRect().height])"
+    assert [one for one in targets.evaluate_all(heights) if one[1] < 24] == []
+
+
+def test_on_a_phone_a_button_is_beside_its_field(busy, visit):
+    page = visit(viewport=PHONE)
+    for field, button in (("#cb-q", "Search"), ("#cb-action", "Continue")):
+        beside = page.locator(field).bounding_box()
+        box = page.get_by_role("button", name=button, exact=True).bounding_box()
+        assert box["x"] > beside["x"]
+        assert abs(box["y"] - beside["y"]) < 5
+
+
+def test_on_a_phone_the_history_has_labels(busy, visit):
+    page = visit(path=DETAIL, viewport=PHONE)
+    told = (
+        page.locator(".cb-history tbody tr")
+        .first.locator("td[data-label]")
+        .evaluate_all(
+            """cells => cells.map((cell) => [
+            getComputedStyle(cell, "::before").content.replaceAll(/[" ]/g, ""),
+            cell.textContent,
+        ])"""
+        )
+    )
+    assert told == [
+        ["Why", "5 failures within 60 s"],
+        ["Counted", "5 failures"],
+        ["Lasterror", "ConnectionError: the provider is down"],
+        ["none", ""],
+    ]
+
+
+def test_the_page_of_a_breaker_has_a_way_up(busy, visit):
+    page = visit(path=DETAIL)
+    page.locator(".breadcrumbs").get_by_role("link", name="Circuit breakers", exact=True).click()
+    page.wait_for_url("**" + LIST)
 
 
 RIGHT_TO_LEFT = {"locale": "he", "extra_http_headers": {"Accept-Language": "he"}}
