@@ -95,6 +95,8 @@ def test_each_change_is_seen(site, page):
     for action, look in (("trip", "open"), ("reset", "closed"), ("trip", "open")):
         site.manage("breaker", action, "stock")
         is_shown(page, "stock", look)
+        shape = row(page, "stock").locator(".cb-state use")
+        assert shape.get_attribute("href") == f"#cb-{look}"
         row(page, "stock").and_(page.locator(".cb-new")).wait_for()
         row(page, "stock").and_(page.locator(":not(.cb-new)")).wait_for()
 
