@@ -67,7 +67,7 @@ def spark(minutes: Sequence[Counts], last: Counts) -> dict[str, str]:
 def bars(stats: Stats, span: Span) -> dict[str, str]:
     """Calls by what became of them, one bar of three parts for each bucket; slow ones as marks."""
     found = list(buckets(stats, span))
-    most = most_of(found)
+    most = most_of(found) or 1
     paths = {"bar_ok": "", "bar_failed": "", "bar_rejected": "", "bar_slow": ""}
     for start, counts in found:
         left = max(0.0, start - (stats.wall - span.length))
@@ -96,8 +96,8 @@ def buckets(stats: Stats, span: Span) -> Iterator[tuple[float, Counts]]:
 
 
 def most_of(found: Iterable[tuple[float, Counts]]) -> int:
-    """The most calls and rejections of one bucket; at least 1."""
-    return max([1, *(counts.calls + counts.rejected for _, counts in found)])
+    """The most calls and rejections of one bucket."""
+    return max((counts.calls + counts.rejected for _, counts in found), default=0)
 
 
 def strip(

@@ -11,6 +11,13 @@ import pytest
 from tests.browser.site import LIST, Site
 
 CHROMIUM = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium")
+#: Names that a page or its URLs might take for something else.
+ODD = [
+    "</script><script>broken = 1</script>",
+    "\"'><img src=x onerror='broken = 1'>",
+    "שלום/../&#%;_3A?q={{ 1 }}",
+    "x" * 200,
+]
 REGISTRIES = {
     "BREAKERS": {
         # Its own for each thing that the tests do.
@@ -18,6 +25,7 @@ REGISTRIES = {
         "search": {"recovery_timeout": 300},
         "stock": {"recovery_timeout": 300},
         "mail": {"recovery_timeout": 300},
+        **{name: {} for name in ODD},
     }
 }
 

@@ -60,12 +60,17 @@ class ShopWithPast:
 
     def live_through(self) -> None:
         """Two failures of the provider, and one of which it has not recovered."""
+        # The clock runs since the machine was started, and stores know no time before.
+        assert self.clock() > 0, "these pictures need a machine that was started an hour ago"
         self.succeed(60)
         self.fail(44, 5)
+        assert self.payments.state == "open"
         self.fail(41.5, 1)
         self.succeed(36)
         self.fail(12, 5)
+        assert self.payments.state == "open"
         self.succeed(9)
+        assert self.payments.state == "closed"
         self.ago = 0
         self.keep_traffic()
         self.backend.close()

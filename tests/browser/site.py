@@ -123,8 +123,8 @@ class Site:
         until(all_answered)
         return set(found.values())
 
-    def break_down(self, name: str) -> None:
-        (self.home / f"{name}.broken").touch()
+    def break_down(self, name: str, error: str = "the provider is down") -> None:
+        (self.home / f"{name}.broken").write_text(error)
 
     def repair(self, name: str) -> None:
         (self.home / f"{name}.broken").unlink(missing_ok=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 
 import pytest
 
@@ -93,6 +95,8 @@ def test_each_change_is_seen(site, page):
     for action, look in (("trip", "open"), ("reset", "closed"), ("trip", "open")):
         site.manage("breaker", action, "stock")
         is_shown(page, "stock", look)
+        shape = row(page, "stock").locator(".cb-state use")
+        assert shape.get_attribute("href") == f"#cb-{look}"
         row(page, "stock").and_(page.locator(".cb-new")).wait_for()
         row(page, "stock").and_(page.locator(":not(.cb-new)")).wait_for()
 
@@ -221,6 +225,7 @@ def test_a_store_that_is_lost_is_told_and_found_again(site, page):
         banner = page.locator(".cb-banner", has_text="cannot be reached since")
         banner.wait_for()
         assert "You see what was known at" in banner.text_content()
+        page.locator("[data-live][data-state=lost]").wait_for()
         cell = row(page, "mail").locator("[data-cell=retry]")
         before = int(re.sub(r"\D", "", cell.text_content()))
         page.wait_for_timeout(5000)  # two polls
@@ -228,6 +233,7 @@ def test_a_store_that_is_lost_is_told_and_found_again(site, page):
         page.wait_for_timeout(6000)  # polls of both workers
         is_shown(page, "mail", "held")
         assert len(said()) == 1
+        assert age(page) > 10
         assert row(page, "stock").is_visible()
         use(page, "stock", "Hold open")
         confirm(page)
@@ -241,6 +247,42 @@ def test_a_store_that_is_lost_is_told_and_found_again(site, page):
             path.unlink()
     banner.wait_for(state="detached")
     is_shown(page, "stock", "closed")
+
+
+def age(page):
+    """In seconds, as the page tells it."""
+    [told] = re.findall(r"Updated (\d+) s ago\.", page.locator("[data-age]").text_content())
+    return int(told)
+
+
+def test_the_page_is_as_old_as_the_oldest_row_of_a_lost_store(page):
+    """By the server's clock: this one is two hours ahead of the browser's."""
+    since = time.monotonic()
+
+    def lose(route):
+        answer = route.fetch()
+        data = answer.json()
+        served = parsedate_to_datetime(answer.headers["date"]) + timedelta(hours=2)
+        gone = time.monotonic() - since
+        for told in data["rows"]:
+            told |= {"lost": True, "at": served.timestamp() - 100 - gone, "look": "open"}
+            told |= {"retry_in": 90 - gone, "cells": {"retry": "next trial in 90 s"}}
+        data["rows"][-1]["at"] -= 100
+        headers = {**answer.headers, "date": format_datetime(served, usegmt=True)}
+        route.fulfill(json=data, headers=headers)
+
+    page.route("**/poll/**", lose)
+    page.locator("[data-live][data-state=lost]").wait_for()
+    assert 200 <= age(page) <= 210
+    cell = row(page, "mail").locator("[data-cell=retry]")
+    before = int(re.sub(r"\D", "", cell.text_content())), age(page)
+    page.wait_for_timeout(5000)  # two polls
+    after = int(re.sub(r"\D", "", cell.text_content())), age(page)
+    assert -7 <= after[0] - before[0] <= -4
+    assert 4 <= after[1] - before[1] <= 7
+    page.unroute("**/poll/**")
+    page.locator("[data-live][data-state=live]").wait_for()
+    assert age(page) <= 2
 
 
 # -- orders -----------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ def call(request, name):
     """``ok``, ``failed`` or ``rejected``, and the worker that says so."""
     try:
         with breakers[name]:
-            if (settings.HOME / f"{name}.broken").exists():
-                raise ConnectionError("the provider is down")
+            if (broken := settings.HOME / f"{name}.broken").exists():
+                raise ConnectionError(broken.read_text())
         answer = "ok"
     except CircuitOpenError:
         answer = "rejected"

@@ -101,8 +101,11 @@ def test_the_current_bar_ends_now():
     assert x + width <= charts.WIDTH
 
 
-def test_the_most_of_nothing_is_no_zero():
-    assert charts.most_of([]) == 1
+@pytest.mark.parametrize("minutes", [[], [(1, Counts())]])
+def test_without_calls_the_most_is_none_and_there_is_no_bar(minutes):
+    seen = stats(minutes)
+    assert charts.most_of(charts.buckets(seen, HOUR)) == 0
+    assert set(charts.bars(seen, HOUR).values()) == {""}
 
 
 # -- states -----------------------------------------------------------------------------------

@@ -12,7 +12,10 @@
   const live = document.querySelector("[data-live]");
   const words = JSON.parse(document.getElementById("cb-words").textContent);
   const rows = new Map(
-    [...document.querySelectorAll("[data-row]")].map((row) => [row.dataset.row, { element: row }]),
+    [...document.querySelectorAll("[data-row]")].map((row) => [
+      row.dataset.row,
+      { element: row, at: Number(row.dataset.at) },
+    ]),
   );
   const list = document.querySelector("[data-rows]");
   const banners = document.querySelector("[data-banners]");
@@ -29,7 +32,8 @@
   let due = 0; // when it is, once a try has failed
   let asking = false; // one question at a time
   let askedAt = 0;
-  let seenAt = performance.now(); // when what the page shows was true
+  let seenAt = performance.now(); // when all that the page shows was true
+  let lost = false; // a store, so that some of it is old
   let stopped = false;
   let ended = false;
 
@@ -65,7 +69,9 @@
         return;
       }
       if (!answer.ok) throw new Error(answer.status);
-      show(await answer.json());
+      // By the server's clock, which tells how old rows are; this one may be wrong.
+      const served = Date.parse(answer.headers.get("Date") ?? new Date()) / 1000;
+      show(await answer.json(), served);
       wait = every;
       due = 0;
     } catch {
@@ -88,13 +94,15 @@
 
   // -- showing ------------------------------------------------------------------------------
 
-  function show(data) {
-    seenAt = now();
+  function show(data, served) {
     const news = [...showBanners(data.banners)];
+    lost = data.rows.some((row) => row.lost);
     for (const row of data.rows) {
       const known = rows.get(row.id);
       if (known && showRow(known, row)) news.push(announce(row));
     }
+    const times = data.rows.filter((row) => row.lost).map((row) => rows.get(row.id)?.at || served);
+    seenAt = now() - (served - Math.min(served, ...times)) * 1000;
     if (list.dataset.order) {
       for (const [name, count] of Object.entries(data.counts))
         write(document.querySelector(`[data-count="${name}"]`), String(count));
@@ -134,8 +142,8 @@
   /** Whether it looks otherwise than before. */
   function showRow(known, row) {
     const { element } = known;
-    if (row.lost && row.at < Number(element.dataset.at)) return false; // no news
-    element.dataset.at = row.at;
+    if (row.lost && row.at < known.at) return false; // no news
+    known.at = row.at;
     const changed = element.dataset.look !== row.look;
     if (changed) {
       element.dataset.look = row.look;
@@ -144,10 +152,7 @@
       state.querySelector("use").setAttribute("href", `#cb-${row.look}`);
       element.classList.add("cb-new");
     }
-    const retryAt = row.retry_in === null ? null : seenAt + row.retry_in * 1000;
-    // Of a store that is lost we hear the same again and again.
-    const again = known.retryAt && retryAt && known.epoch === row.epoch;
-    known.retryAt = again ? Math.min(known.retryAt, retryAt) : retryAt;
+    known.retryAt = row.retry_in === null ? null : now() + row.retry_in * 1000;
     const texts = { ...row.cells, state: row.state };
     for (const cell of element.querySelectorAll("[data-cell]")) {
       const value = texts[cell.dataset.cell] ?? "";
@@ -168,7 +173,7 @@
   // -- each second --------------------------------------------------------------------------
 
   function tick() {
-    live.dataset.state = ended ? "ended" : stopped ? "stopped" : due ? "lost" : "live";
+    live.dataset.state = ended ? "ended" : stopped ? "stopped" : due || lost ? "lost" : "live";
     write(age, ended ? words.ended : stopped ? words.paused : aged());
     for (const known of rows.values()) countDown(known);
   }
