@@ -6,16 +6,18 @@ A path is a text, so the page's script can put a newer one in its place. All are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Final
 
 from circuitbreaker_django.backends.store import Stats
 from circuitbreaker_django.core.circuit import Event
 from circuitbreaker_django.core.policy import seconds
 from circuitbreaker_django.core.traffic import MINUTE, NOTHING, QUARTER, Counts, oldest
-from circuitbreaker_django.operations.looks import Look, look_of
+from circuitbreaker_django.operations.looks import URGENCY, Look, look_of
 
 WIDTH: Final = 1000
 HEIGHT: Final = 100
@@ -105,7 +107,9 @@ def strip(
 ) -> tuple[dict[str, str], dict[Look, float]]:
     """The states of the span, as one path for each look, and for how many seconds each was.
 
-    Half-open begins with its first trial, for only that is an event.
+    Half-open begins with its first trial, for only that is an event. Where it was several things
+    within a unit of the width, the most urgent is drawn: so what was short is seen, and a path is
+    no longer for a circuit that opens and closes all the time.
 
     Args:
         history: newest first.
@@ -115,13 +119,20 @@ def strip(
     """
     paths = {f"strip_{each}": "" for each in Look}
     lengths: dict[Look, float] = {}
+    drawn = [Look.CLOSED] * WIDTH
     end = float(span.length)
     for start, shown in _periods(history, look, now, span):
         if start < end:
-            x = WIDTH * start / span.length
-            paths[f"strip_{shown}"] += _box(x, 0, WIDTH * end / span.length - x, HEIGHT)
             lengths[shown] = lengths.get(shown, 0) + end - start
+            first, last = WIDTH * start / span.length, WIDTH * end / span.length
+            for x in range(int(first), math.ceil(last)):
+                drawn[x] = min(drawn[x], shown, key=URGENCY.__getitem__)
             end = start
+    x = 0
+    for each, units in groupby(drawn):
+        width = len(list(units))
+        paths[f"strip_{each}"] += _box(x, 0, width, HEIGHT)
+        x += width
     return paths, lengths
 
 

@@ -343,6 +343,14 @@ def test_several_at_once(site, page):
     assert sorted(entry[1] for entry in log(site)[:2]) == ["default:mail", "default:stock"]
 
 
+def test_all_are_selected_at_once(page):
+    boxes = page.locator("[name=selected]")
+    page.get_by_label("Select all on this page").check()
+    assert all(boxes.nth(place).is_checked() for place in range(boxes.count()))
+    page.get_by_label("Select all on this page").uncheck()
+    assert not any(boxes.nth(place).is_checked() for place in range(boxes.count()))
+
+
 def test_a_typed_duration(site, page):
     use(page, "stock", "Hold open")
     confirm(page, duration="Another time:")

@@ -158,6 +158,23 @@ def test_actions_are_offered_to_those_who_may(login, worker, kind, offered):
         assert (f'value="{action} ' in detail) is (action in offered)
 
 
+@pytest.mark.parametrize(
+    "there",
+    [{"BACKEND": "circuitbreaker_django.backends.memory.MemoryBackend"}, {"ENABLED": False}],
+)
+def test_what_nobody_would_follow_is_not_offered(anna, worker, settings, breaker_settings, there):
+    assert 'name="selected"' in anna.get(LIST).content.decode()
+    assert 'name="one"' in anna.get(DETAIL).content.decode()
+    if "BACKEND" in there:
+        breaker_settings = {"BREAKERS": {"payments": {}}}
+    settings.CIRCUIT_BREAKERS = {"default": {**breaker_settings, **there}}
+    for page in (LIST, DETAIL):
+        body = anna.get(page).content.decode()
+        assert "payments" in body
+        assert 'name="selected"' not in body
+        assert 'name="one"' not in body
+
+
 def test_orders_need_the_token_of_a_form(worker, client):
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(make_user("superuser"))

@@ -139,9 +139,27 @@ def test_each_event_begins_a_state():
         event(30, "closed", "open"),
     ]
     assert drawn(history) == (
-        {"closed": [(900, 1000), (0, 500)], "half_open": [(800, 900)], "open": [(500, 800)]},
+        {"closed": [(0, 500), (900, 1000)], "half_open": [(800, 900)], "open": [(500, 800)]},
         {"closed": 36, "half_open": 6, "open": 18},
     )
+
+
+def test_what_was_short_is_seen_and_many_changes_are_no_long_path():
+    second = 1 / 60
+    history = [
+        event(30 - second, "open", "closed"),
+        event(30, "closed", "open"),
+    ]
+    shown, _ = drawn(history, span=DAY)
+    [(left, right)] = shown["open"]
+    assert (right - left, round(left)) == (1, 979)
+    busy = [
+        event(number * second, *("closed", "open") if number % 2 else ("open", "closed"))
+        for number in range(3000)
+    ]
+    shown, lengths = drawn(busy)
+    assert sum(map(len, shown.values())) <= charts.WIDTH
+    assert lengths["open"] == pytest.approx(lengths["closed"] - 10, abs=1)
 
 
 def test_modes_are_seen():

@@ -224,6 +224,14 @@
   // So that the next change is seen too.
   list.addEventListener("animationend", (event) => event.target.classList.remove("cb-new"));
 
+  const all = document.querySelector("[data-all]");
+  if (all) {
+    all.hidden = false;
+    all.addEventListener("change", () => {
+      for (const one of list.querySelectorAll("[name=selected]")) one.checked = all.checked;
+    });
+  }
+
   rename();
   live.hidden = false;
   setInterval(tick, 1000);
