@@ -523,6 +523,22 @@ def test_a_circuit_that_cannot_be_read_is_dropped_and_shared_again(store, record
     assert store.look(0).circuits.keys() == {"a", "b"}
 
 
+def test_what_was_written_since_a_circuit_could_not_be_read_is_kept(store, join, caplog):
+    store.command({"a": (TRIP, POLICY)}, NEVER)
+    spoil = "UPDATE circuitbreaker_circuit SET record = '?' WHERE namespace = %s AND name = 'a'"
+    run(store, spoil, store.namespace)
+    other = join()
+
+    class Meanwhile(DatabaseStore):
+        def _drop(self, *arguments: Any) -> None:
+            other.command({"a": (TRIP, POLICY)}, NEVER)
+            super()._drop(*arguments)
+
+    seen = Meanwhile(store.connection, store.namespace).look(0)
+    assert seen.circuits["a"].state is CircuitState.OPEN
+    assert caplog.messages == ["circuits that could not be read are dropped: ['a']"]  # by the other
+
+
 def test_operators_see_what_can_be_read(store):
     store.publish("process", INFO, [Declaration("a", {"failure_threshold": 2}, "here")])
     store.publish("other", INFO, [Declaration("b", {}, "there")])

@@ -118,8 +118,12 @@ RENEW: Final = f"""
 UPDATE circuitbreaker_store SET incarnation = %s, floor = GREATEST(floor + 1, {NOW})
 WHERE namespace = %s AND incarnation = %s
 """
+# Only what is there as it was read: a hold may have been written meanwhile.
 DROP_CIRCUITS: Final = """
-DELETE FROM circuitbreaker_circuit WHERE namespace = %s AND name = ANY(%s::text[])
+DELETE FROM circuitbreaker_circuit AS circuit
+USING unnest(%s::text[], %s::text[]) AS spoilt (name, record)
+WHERE circuit.namespace = %s AND circuit.name = spoilt.name AND circuit.record = spoilt.record
+RETURNING circuit.name
 """
 RAISE_FLOOR: Final = f"""
 UPDATE circuitbreaker_store SET floor = GREATEST(floor + 1, %s, {NOW}) WHERE namespace = %s

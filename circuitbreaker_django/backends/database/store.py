@@ -369,11 +369,15 @@ class DatabaseStore(RemoteStore):
     def _add_store(self, cursor: DatabaseCursor) -> None:
         cursor.run(sql.ADD_STORE, self.namespace, _incarnation(), self._now)
 
-    def _drop(self, cursor: DatabaseCursor, names: list[str]) -> None:
-        """Drop circuits; the floor is raised, so that nobody takes the next ones for older."""
-        if names:
-            warn_of_dropped(names)
-            cursor.run(sql.DROP_CIRCUITS, self.namespace, names)
+    def _drop(self, cursor: DatabaseCursor, spoilt: Mapping[str, str]) -> None:
+        """Drop what is no circuit, by name; the floor is raised, so that the next is newer."""
+        if not spoilt:
+            return
+        dropped = cursor.rows(
+            sql.DROP_CIRCUITS, list(spoilt), list(spoilt.values()), self.namespace
+        )
+        if dropped:
+            warn_of_dropped(name for (name,) in dropped)
             cursor.run(sql.RAISE_FLOOR, 0, self._now, self.namespace)
 
 
@@ -381,14 +385,14 @@ def _incarnation() -> int:
     return secrets.randbits(63) | 1
 
 
-def _circuits(rows: Iterable[tuple[Any, ...]]) -> tuple[dict[str, Circuit], list[str]]:
-    """Circuits by name, and the names of those that cannot be read."""
-    circuits, unreadable = {}, []
+def _circuits(rows: Iterable[tuple[Any, ...]]) -> tuple[dict[str, Circuit], dict[str, str]]:
+    """Circuits by name, and what is none."""
+    circuits, unreadable = {}, {}
     for name, record in rows:
         try:
             circuits[name] = load_circuit(record)
         except ValueError:
-            unreadable.append(name)
+            unreadable[name] = record
     return circuits, unreadable
 
 
@@ -402,8 +406,8 @@ def _buckets(rows: Iterable[tuple[Any, ...]]) -> dict[str, list[Bucket]]:
 
 def _locked(
     rows: Sequence[tuple[Any, ...]],
-) -> tuple[dict[str, Circuit | None], list[str]]:
-    """The circuits whose rows are locked, and the names of those that cannot be read."""
+) -> tuple[dict[str, Circuit | None], dict[str, str]]:
+    """The circuits whose rows are locked, and what is none."""
     names, records = rows[0][4:] if rows else (None, None)
     found = dict(zip(names or (), records or (), strict=True))
     circuits, unreadable = _circuits(
