@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,7 +152,8 @@ class PgBouncer:
         def is_ready() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, log.read_text()
-            return (self.folder / ".s.PGSQL.6432").exists()
+            with socket.socket(socket.AF_UNIX) as client:  # it is there before anybody listens
+                return client.connect_ex(str(self.folder / ".s.PGSQL.6432")) == 0
 
         until(is_ready, seconds=60)
 

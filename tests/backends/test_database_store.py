@@ -762,7 +762,7 @@ def test_declarations_and_calls_of_breakers_by_key_go_when_there_are_too_many(jo
 
 def test_a_circuit_that_somebody_else_keeps_locked_is_busy(store, join):
     before = store.command({"a": (TRIP, POLICY)}, NEVER)
-    other, quick = join(), join(patience=0.2)
+    other, quick = join(), join(patience=2)
     with at(other) as cursor:
         cursor.rows(
             "SELECT 1 FROM circuitbreaker_circuit WHERE namespace = %s FOR UPDATE",
@@ -776,7 +776,7 @@ def test_a_circuit_that_somebody_else_keeps_locked_is_busy(store, join):
 
 def test_a_table_that_somebody_else_keeps_locked_is_a_store_that_is_away(store, join):
     store.publish("process", None, ())
-    quick = join(patience=0.2)
+    quick = join(patience=2)
     with at(store) as cursor:
         cursor.run("LOCK TABLE circuitbreaker_store")
         with pytest.raises(StoreLost, match="locked"):
