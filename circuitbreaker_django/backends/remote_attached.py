@@ -320,7 +320,8 @@ class ServedBackend(Backend):
         incarnation, floor = fence
         self._here().publishing.meet(incarnation)
         if fence != (self._incarnation, self._floor):
-            self._incarnation, self._floor, self._rows = incarnation, floor, dict(rows)
+            self._incarnation = 0  # a signal handler may raise before all believe it
+            self._floor, self._rows = floor, dict(rows)
             changed = list(self._views)
         else:
             for name, circuit in rows.items():
@@ -328,6 +329,7 @@ class ServedBackend(Backend):
             changed = [name for name in rows if name in self._views]
         for name in changed:
             self._believe(name, self._row(name), incarnation)
+        self._incarnation = incarnation
 
     def _lost(self, process: RemoteProcess, error: StoreLost) -> None:
         """Go on alone until the store is back."""

@@ -222,7 +222,7 @@ def test_a_store_that_is_lost_is_told_and_found_again(site, page):
         path.rename(path.with_name(f"away-{path.name}"))
     database.mkdir()
     try:
-        banner = page.locator(".cb-banner", has_text="cannot be reached since")
+        banner = page.locator(".cb-banner", has_text="has not been reachable since")
         banner.wait_for()
         assert "You see what was known at" in banner.text_content()
         page.locator("[data-live][data-state=lost]").wait_for()
@@ -237,7 +237,7 @@ def test_a_store_that_is_lost_is_told_and_found_again(site, page):
         assert row(page, "stock").is_visible()
         use(page, "stock", "Hold open")
         confirm(page)
-        assert page.get_by_text("Nothing was done to stock:").is_visible()
+        assert page.get_by_text("Hold open: stock. Nothing was done:").is_visible()
         assert page.get_by_label("30 minutes").is_checked()
         page.goto(site.url + LIST)
         assert banner.is_visible()
