@@ -361,6 +361,34 @@ def test_declarations_of_breakers_by_key_go_where_there_are_many(crowded):
     assert {"payments", "user:0"} <= kept
 
 
+@pytest.fixture
+def published(redis, redis_server, clock):
+    """What a process leaves of others, and of what they declared, when it tells of its own."""
+    backend = redis()
+    info = ProcessInfo("elsewhere", 1, "test", 1.0, "", "")
+
+    def published(key: str, *waits: float) -> str:
+        with closing(backend.connect(20)) as store, closing(redis_server.client()) as client:
+            client.hset(backend.prefix + key, "?", "garbage")
+            for name, wait in zip("abc", waits, strict=True):
+                clock.advance(wait)
+                store.publish(name, info, [Declaration(name, {}, "here")])
+            return b"".join(sorted(client.hkeys(backend.prefix + key))).decode()
+
+    return published
+
+
+@pytest.mark.parametrize(("key", "kept"), [("processes", 15), ("declarations", 7 * 86400)])
+def test_what_was_not_told_again_for_long_does_not_fill_the_server(published, key, kept):
+    """Rule 23."""
+    assert published(key, 0, kept - 1, 1) == "bc"
+
+
+@pytest.mark.parametrize(("key", "kept"), [("processes", 15), ("declarations", 7 * 86400)])
+def test_what_was_told_before_the_clock_was_set_back_does_not_stay_for_ever(published, key, kept):
+    assert published(key, 0, 1, -kept - 1) == "ac"
+
+
 def test_a_store_that_is_not_there_has_nothing_to_drop(crowded, redis_server, monkeypatch):
     with closing(crowded.connect(20)) as store, closing(redis_server.client()) as client:
         client.delete(crowded.prefix + "meta")

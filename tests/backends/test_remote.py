@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from circuitbreaker_django import CircuitOpenError, CircuitState
-from circuitbreaker_django.backends import remote_process
+from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
+from circuitbreaker_django.backends import host, remote_attached, remote_process
+from circuitbreaker_django.backends.database import store as database_store
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.remote_store import RemoteStore
 from circuitbreaker_django.backends.store import (
@@ -30,7 +33,9 @@ from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import Outcome
-from tests.backends.conftest import AHEAD
+from circuitbreaker_django.core.trial import Trial
+from circuitbreaker_django.core.view import View
+from tests.backends.conftest import AHEAD, Join
 from tests.backends.waiting import see_end, until
 from tests.clock import Clock
 from tests.core.calls import failing, ok
@@ -56,6 +61,35 @@ def member(redis):
 @pytest.fixture
 def breaker(member, make):
     return make(member)
+
+
+@pytest.fixture(params=["redis", "tables"])
+def remote(request: pytest.FixtureRequest) -> Join:
+    """Makes members of one store over a network, without threads."""
+    join: Join = request.getfixturevalue(request.param)
+    return join
+
+
+@pytest.fixture
+def live(
+    remote: Join, short_rounds: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Makes members of the same store with threads, by the same clock, which stands still."""
+    monkeypatch.setattr(database_store, "POLL_EVERY", 0.02)
+    members: list[Any] = []
+
+    def live(**options: Any) -> Any:
+        backend: Any = remote(threads=True, **options)
+        members.append(backend)
+        backend.sync()
+        until(lambda: backend.available)
+        return backend
+
+    yield live
+    for backend in members:
+        process = backend._here()
+        backend.close()
+        see_end(process)
 
 
 # -- without threads -----------------------------------------------------------------------------
@@ -237,15 +271,44 @@ def test_an_answer_that_is_older_than_what_is_known_makes_all_be_read_again(memb
     assert member._incarnation != changes.incarnation
 
 
-def spoil(backend: Any) -> None:
-    """Let the row of a circuit be none, as by another hand."""
+def by_another_hand(backend: Any, commands: Callable[[Any], Any], *statements: str) -> None:
+    """Change what is in the store: on a server of Redis so, in a database so."""
     with closing(backend.connect(20)) as store:
         if isinstance(store, RedisStore):
-            store._change(lambda client: client.hset(store._circuits, "payments", "garbage"))
+            store._change(commands)
         else:
             with store.connection.transaction() as cursor:
-                spoilt = "UPDATE circuitbreaker_circuit SET record = '?' WHERE namespace = %s"
-                cursor.run(spoilt, store.namespace)
+                for statement in statements:
+                    cursor.run(f"{statement} WHERE namespace = %s", store.namespace)
+
+
+def spoil(backend: Any) -> None:
+    """Let the row of a circuit be none."""
+    by_another_hand(
+        backend,
+        lambda client: client.hset(backend.prefix + "circuits", "payments", "garbage"),
+        "UPDATE circuitbreaker_circuit SET record = '?'",
+    )
+
+
+def undo(backend: Any) -> None:
+    """Let the store be as it was before anything happened to a circuit, but for its revision."""
+
+    def forget(client: Any) -> None:
+        client.hdel(backend.prefix + "circuits", "payments")
+        client.zrem(backend.prefix + "changes", "payments")
+
+    by_another_hand(backend, forget, "DELETE FROM circuitbreaker_circuit")
+
+
+def empty(backend: Any) -> None:
+    """Let the store lose everything."""
+    by_another_hand(
+        backend,
+        lambda client: client.flushall(),
+        "DELETE FROM circuitbreaker_circuit",
+        "DELETE FROM circuitbreaker_store",
+    )
 
 
 @pytest.mark.parametrize("kind", ["redis", "tables"])
@@ -407,6 +470,113 @@ def test_a_store_has_nothing_to_advise_unless_it_says_so():
     store: Any = type("Silent", (RemoteStore,), methods)()
     assert store.advice() == []
     assert store.clean() is None
+
+
+# -- what members know of each other -------------------------------------------------------------
+
+
+def is_open(breaker: CircuitBreaker) -> bool:
+    return breaker.state is CircuitState.OPEN
+
+
+def test_what_succeeded_before_another_member_failed_counts_in_the_rate(remote, live, make, clock):
+    """Rule 7."""
+    rate = {"failure_threshold": None, "failure_rate_threshold": 0.5, "minimum_calls": 10}
+    ours, theirs = make(remote(), **rate), make(live(), **rate)
+
+    def told() -> int:
+        return sum(one.calls for one in ours.backend.overview().circuits["payments"].slices)
+
+    for _ in range(6):
+        theirs.call(ok)
+    for _ in range(5):
+        failing(ours)
+    until(lambda: told() == 11)
+    clock.advance(2)
+    failing(theirs)
+    until(lambda: is_open(ours))
+    assert ours.backend.events()[0][1].cause == "6 of 12 calls failed within 60 s"
+
+
+@pytest.mark.parametrize(
+    ("name", "boot", "state"),
+    [
+        ("host", "boot", CircuitState.CLOSED),
+        ("other", "boot", CircuitState.OPEN),
+        ("host", "other", CircuitState.OPEN),
+    ],
+)
+def test_a_quorum_is_of_boots_of_hosts(remote, make, monkeypatch, name, boot, state):
+    """Rule 8."""
+    for where in (("host", "boot"), (name, boot)):
+        for question, answer in zip(("host_name", "boot_identity"), where, strict=True):
+            monkeypatch.setattr(host, question, partial(str, answer))
+        breaker = make(remote(), quorum=2)
+        failing(breaker)
+    assert breaker.backend.overview().circuits["payments"].state is state
+
+
+def test_what_a_member_has_opened_alone_is_told_at_once(remote, live, make, monkeypatch):
+    """Rule 17."""
+    monkeypatch.setattr(remote_process, "FLUSH_EVERY", inf)
+    ours, theirs = (make(member, quorum=2) for member in (live(node="a"), remote(node="b")))
+    ours.backend.publish()  # which the writer does after all that it had to do
+    failing(theirs)
+    failing(ours)
+    failing(ours)
+    until(lambda: is_open(theirs))
+
+
+def test_a_change_that_is_lost_without_a_sign_is_missed_at_the_next_whole_look(
+    remote, live, make, monkeypatch
+):
+    """Rules 1 and 18: so it is where a replica is promoted too early."""
+    monkeypatch.setattr(remote_attached, "RESYNC_EVERY", 0.1)
+    ours, theirs = make(remote()), make(live())
+    ours.trip()
+    until(lambda: is_open(theirs))
+    undo(ours.backend)
+    until(lambda: theirs.state is CircuitState.CLOSED)
+    ours.trip()
+    until(lambda: is_open(theirs))
+
+
+def test_a_fork_knows_nothing_of_what_was_half_believed(remote, make, monkeypatch):
+    ours = make(remote())
+    ours.trip()
+    empty(ours.backend)
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "adopt", raising(KeyError("here it forks")))
+        with pytest.raises(KeyError):
+            ours.backend.sync()
+    parent = ours.backend._here()
+    monkeypatch.setattr(os, "getpid", lambda: parent.pid + 1)
+    assert ours.call(ok) == "ok"
+    parent.store.close()
+
+
+def test_who_was_denied_a_permit_asks_for_one_once_a_second(remote, live, make, clock, monkeypatch):
+    theirs = make(remote())
+    theirs.trip()
+    clock.advance(30)
+    trial = theirs.enter()
+    assert isinstance(trial, Trial)
+    ours = make(live())
+    kind, asked = type(ours.backend.connect(1)), []
+    acquire = kind.acquire
+
+    def counted(*args: Any) -> Any:
+        asked.append(args)
+        return acquire(*args)
+
+    monkeypatch.setattr(kind, "acquire", counted)
+    for _ in range(30):
+        for _ in range(5):
+            assert isinstance(ours.enter(), CircuitOpenError)
+        ours.backend.overview()  # by then it was answered, for the writer does one after the other
+        clock.advance(0.1)
+    assert 1 <= len(asked) <= 3
+    theirs.leave(trial, Outcome.SUCCESS)
 
 
 # -- threads -------------------------------------------------------------------------------------
