@@ -541,6 +541,19 @@ def test_a_change_that_is_lost_without_a_sign_is_missed_at_the_next_whole_look(
     until(lambda: is_open(theirs))
 
 
+def test_what_was_half_believed_is_believed_at_the_next_look(remote, make, clock, monkeypatch):
+    """As where the handler of a signal raises in between."""
+    ours = make(remote())
+    ours.trip()
+    clock.advance(1)
+    empty(ours.backend)
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "adopt", raising(KeyError("a signal")))
+        with pytest.raises(KeyError):
+            ours.backend.sync()
+    assert ours.call(ok) == "ok"
+
+
 def test_a_fork_knows_nothing_of_what_was_half_believed(remote, make, monkeypatch):
     ours = make(remote())
     ours.trip()
