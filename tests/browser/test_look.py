@@ -49,10 +49,10 @@ def test_axe_finds_no_violation(busy, visit, theme, width, view):
 
 
 @pytest.mark.parametrize("path", ["", DETAIL])
-@pytest.mark.parametrize("width", [320, 390, 768])
+@pytest.mark.parametrize("width", [320, 390, 768, 1024])
 def test_nothing_is_cut_off_on_a_narrow_page(busy, visit, path, width):
     page = visit(path=path, viewport={"width": width, "height": 800})
-    assert page.evaluate("document.querySelector('#content').scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("path", ["", DETAIL])
