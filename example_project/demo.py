@@ -127,12 +127,14 @@ class Processes:
             self.pause()
 
     def stop(self) -> None:
-        """End what runs, the last started first; kill what has not ended in time."""
+        """End what runs, the last started first: workers before the server that they use.
+
+        What has not ended in time is killed.
+        """
+        deadline = time.monotonic() + STOP_SECONDS
         for process in reversed(self.running.values()):
             if process.poll() is None:
                 process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in reversed(self.running.values()):
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
             self.end_group(process)
@@ -367,7 +369,9 @@ The shop runs.
 Break the upstream (or press its buttons in the shop), visit, and see the circuit open:
 
   curl -X POST {upstream_url}/mode/errors
-  for i in 1 2 3 4 5; do curl -s -o /dev/null -w '%{{http_code}}\\n' {url}/checkout/; done
+  for i in 1 2 3 4 5 6 7 8; do
+    curl -s -o /dev/null -w '%{{http_code}}\\n' {url}/checkout/; sleep 0.2
+  done
   curl -i -H 'Accept: application/json' {url}/checkout/
   curl -X POST {upstream_url}/mode/healthy
 
