@@ -96,12 +96,15 @@ function store.ring()
   silent = false
 end
 
--- Adds to a stream; one that takes nothing, as it is none or goes on elsewhere, begins anew.
+-- Adds to a stream; what is no stream, or one that is ahead, begins anew.
 local function push(key, most, ...)
   local failed = redis.pcall('XADD', key, 'MAXLEN', '~', most, ...)
   if type(failed) == 'table' and failed.err then
-    redis.call('DEL', key)
-    redis.call('XADD', key, 'MAXLEN', '~', most, ...)
+    local why = failed.err
+    if string.find(why, 'WRONGTYPE', 1, true) or string.find(why, 'smaller', 1, true) then
+      redis.call('DEL', key)
+    end
+    redis.call('XADD', key, 'MAXLEN', '~', most, ...)  -- or fail as it has
   end
 end
 
