@@ -412,6 +412,26 @@ def test_a_store_that_cannot_do_all_is_lost_once_and_tried_less_and_less(server,
     assert lines() == ["lost", "back"]
 
 
+def test_who_may_not_add_to_the_history_changes_and_deletes_nothing(server, live):
+    known = live()
+    works(known)
+    history = [event.epoch for _, event in known.backend.events()]
+    with closing(server.client()) as client:
+        client.acl_setuser(
+            "worker",
+            enabled=True,
+            passwords=["+secret"],
+            keys=["*"],
+            commands=["+@all", "-xadd"],
+        )
+        breaker = live(url=f"redis://worker:secret@127.0.0.1:{server.port}/0")
+        until(lambda: is_back(breaker))
+        with pytest.raises(CircuitBackendError, match="nothing was applied"):
+            breaker.trip()
+    assert is_closed(known)
+    assert [event.epoch for _, event in known.backend.events()] == history
+
+
 GARBAGE = ["garbage", "{}", "[]", "null", b"\xff", '{"override":' * 2000, '{"epoch": 1e999}']
 
 
