@@ -370,6 +370,13 @@ def test_a_key_of_another_type_is_no_error_for_callers(server, live, lines, key)
     works(ours, theirs)
 
 
+def url_of_a_worker(server: RedisServer, client: Any, right: str) -> str:
+    """Of a user who may do all but what is said."""
+    rights = ["+@all", right]
+    client.acl_setuser("worker", enabled=True, passwords=["+secret"], keys=["*"], commands=rights)
+    return f"redis://worker:secret@127.0.0.1:{server.port}/0"
+
+
 @pytest.mark.parametrize("key", ["feed", "events"])
 def test_a_command_is_applied_and_confirmed_or_neither(server, live, key):
     """Also where a script meets a key that it has not read before."""
@@ -395,19 +402,12 @@ def test_a_command_is_applied_and_confirmed_or_neither(server, live, key):
 def test_a_store_that_cannot_do_all_is_lost_once_and_tried_less_and_less(server, live, lines):
     """As for a user who may write, and not read what is new."""
     with closing(server.client()) as client:
-        client.acl_setuser(
-            "worker",
-            enabled=True,
-            passwords=["+secret"],
-            keys=["*"],
-            commands=["+@all", "-xread"],
-        )
-        breaker = live(url=f"redis://worker:secret@127.0.0.1:{server.port}/0")
+        breaker = live(url=url_of_a_worker(server, client, "-xread"))
         until(lambda: is_lost(breaker))
         time.sleep(1)
         assert lines() == ["lost"]
         assert "docs/redis.md lists the rights" in breaker.backend.problem
-        client.acl_setuser("worker", enabled=True, commands=["+xread"])
+        url_of_a_worker(server, client, "+xread")
     until(lambda: is_back(breaker))
     assert lines() == ["lost", "back"]
 
@@ -417,14 +417,7 @@ def test_who_may_not_add_to_the_history_changes_and_deletes_nothing(server, live
     works(known)
     history = [event.epoch for _, event in known.backend.events()]
     with closing(server.client()) as client:
-        client.acl_setuser(
-            "worker",
-            enabled=True,
-            passwords=["+secret"],
-            keys=["*"],
-            commands=["+@all", "-xadd"],
-        )
-        breaker = live(url=f"redis://worker:secret@127.0.0.1:{server.port}/0")
+        breaker = live(url=url_of_a_worker(server, client, "-xadd"))
         until(lambda: is_back(breaker))
         with pytest.raises(CircuitBackendError, match="nothing was applied"):
             breaker.trip()
