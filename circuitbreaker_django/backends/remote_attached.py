@@ -26,7 +26,6 @@ from circuitbreaker_django.backends.remote_process import (
     TICK,
     Question,
     RemoteProcess,
-    answer,
     start_threads,
 )
 from circuitbreaker_django.backends.remote_store import RemoteStore, Snapshot, moved
@@ -222,9 +221,9 @@ class ServedBackend(Backend):
             process.store = store
             if question is not None and question.answer.set_running_or_notify_cancel():
                 try:
-                    answer(question, self._try_to(process, store, question.ask))
+                    question.answer.set_result(self._try_to(process, store, question.ask))
                 except BaseException as error:
-                    answer(question, error)
+                    question.answer.set_exception(error)
             if process.attached and process.take_flush():
                 self._flush_all(process)
 

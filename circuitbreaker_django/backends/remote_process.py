@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -256,17 +256,6 @@ def run_writer(reference: weakref.ref[Owner], process: RemoteProcess, patience: 
         process.questions.clear()
     for one in left:
         one.answer.cancel()
-
-
-def answer(question: Question, given: object) -> None:
-    """Give the answer, or an exception, to whoever may no longer wait for it."""
-    try:
-        if isinstance(given, BaseException):
-            question.answer.set_exception(given)
-        else:
-            question.answer.set_result(given)
-    except InvalidStateError:
-        pass
 
 
 def _run(

@@ -78,6 +78,7 @@ def test_the_hosts_of_sentinels_and_nodes():
         ("redis+cluster://h/1", "of a cluster 0"),
         ("redis+sentinel://h", "the name of the service"),
         ("unix://", "needs a path"),
+        ("rediss://h?ssl_cert_reqs=bogus", "ssl_cert_reqs is one of none, optional, required"),
         ("redis://h:port", "'port' is no port"),
         ("redis://h:70000", "'70000' is no port"),
     ],

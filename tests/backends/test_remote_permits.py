@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from circuitbreaker_django.backends import remote_permits, remote_process
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.remote_permits import _kept
 from circuitbreaker_django.backends.remote_process import Asked
-from circuitbreaker_django.backends.store import StoreBusy
+from circuitbreaker_django.backends.store import StoreBusy, StoreLost
 from circuitbreaker_django.core.circuit import Grant
 from circuitbreaker_django.core.states import Mode
 from circuitbreaker_django.core.trial import Trial
@@ -240,6 +241,17 @@ def test_one_slow_store_delays_a_request_once(threaded, make, slow, monkeypatch)
         assert isinstance(breaker.enter(), CircuitOpenError)
     assert [wait > 0 for wait in waits][:2] == [True, False]
     assert not any(waits[1:])
+
+
+def test_a_call_whose_store_is_lost_meanwhile_may_be_a_trial_of_its_own(half_open, monkeypatch):
+    def acquire(*args: Any) -> Any:
+        raise StoreLost("gone")
+
+    monkeypatch.setattr(RedisStore, "acquire", acquire)
+    monkeypatch.setattr(random, "uniform", lambda least, most: least)  # which puts it off
+    admission = half_open.enter()
+    assert isinstance(admission, Trial)
+    assert admission.local
 
 
 def test_a_listener_of_the_stores_thread_may_call_a_breaker(threaded, half_open):
