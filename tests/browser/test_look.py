@@ -89,6 +89,7 @@ def test_whatever_a_finger_is_for_is_high_enough(busy, visit, path):
 
 def test_on_a_phone_a_button_is_beside_its_field(busy, visit):
     page = visit(viewport=PHONE)
+    page.locator("[data-live][data-state=live]").wait_for()  # which moves what is below
     for field, button in (("#cb-q", "Search"), ("#cb-action", "Continue")):
         beside = page.locator(field).bounding_box()
         box = page.get_by_role("button", name=button, exact=True).bounding_box()
