@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
-from circuitbreaker_django.backends import remote_permits, remote_process
+from circuitbreaker_django.backends import base, remote_permits, remote_process
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.remote_permits import _kept
 from circuitbreaker_django.backends.remote_process import Asked
@@ -202,7 +202,11 @@ def test_a_permit_is_taken_once(half_open, threaded, asked, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
-def test_threads_that_come_at_once_get_all_permits_that_there_are(limit, threaded, make):
+def test_threads_that_come_at_once_get_all_permits_that_there_are(
+    limit, threaded, make, monkeypatch
+):
+    for module in (base, remote_permits):  # the host of the tests may be busy
+        monkeypatch.setattr(module, "PERMIT_PATIENCE", 10)
     breaker = make(threaded, recovery_timeout=0.05, half_open_max_calls=limit)
     breaker.trip()
     until(lambda: breaker.state is CircuitState.HALF_OPEN)
@@ -219,9 +223,7 @@ def test_threads_that_come_at_once_get_all_permits_that_there_are(limit, threade
         thread.join(10)
     assert len(found) == 20
     trials = [one for one in found if isinstance(one, Trial)]
-    # On a busy host some answers may come too late, but none is given twice.
-    assert 1 <= len(trials) <= limit
-    assert len({trial.token for trial in trials}) == len(trials)
+    assert len(trials) == len({trial.token for trial in trials}) == limit
 
 
 def test_one_slow_store_delays_a_request_once(threaded, make, slow, monkeypatch):
