@@ -52,6 +52,8 @@ def live(server: RedisServer, short_rounds: None) -> Iterator[Live]:
         options = {"failure_threshold": 2, "recovery_timeout": 30, **options}
         breaker = CircuitBreaker(name, backend=backend, **options)
         breaker.call(ok)
+        # On a busy host the first call need not wait long enough for the store.
+        until(lambda: backend.available or backend.problem)
         return breaker
 
     yield live

@@ -26,6 +26,7 @@ def test_a_trip_in_one_process_opens_it_in_all(hire):
     first, *others = hire(4)
     for hand in (first, *others):
         assert hand.ok() == "ok"
+        until(hand.available)
     for _ in range(3):
         assert first.fail() == "failed"
     assert [hand.wait_for("open") for hand in others] == ["open"] * 3
@@ -57,6 +58,7 @@ def test_the_permit_of_a_killed_process_is_given_to_another(hire):
 def test_a_process_that_ends_has_told_of_its_last_failures(hire):
     first, second = hire(2)
     first.ok()
+    until(first.available)
     first.fail()
     first.fail()
     assert first.end() == 0

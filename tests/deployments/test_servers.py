@@ -13,6 +13,7 @@ import pytest
 
 from circuitbreaker_django import CircuitBreaker
 from circuitbreaker_django.backends.base import Backend
+from circuitbreaker_django.backends.store import NoStore
 from circuitbreaker_django.core.errors import CircuitBackendError
 from tests.backends.waiting import until
 from tests.deployments.conftest import STORES, Store, make_store
@@ -133,7 +134,7 @@ def operator(store: Store) -> Iterator[Backend]:
         def is_open() -> bool:
             try:
                 observer.open(create=False)
-            except CircuitBackendError:
+            except (CircuitBackendError, NoStore):
                 return False
             return True
 
