@@ -169,7 +169,7 @@ class override_breaker(_Helper):
         if self.state is not CircuitState.CLOSED:
             over = 1 if self.state is CircuitState.HALF_OPEN else None  # a hold leaves it half-open
             hold = Command(CommandKind.HOLD, duration=over)
-            with backend._transaction(0) as step:
+            with backend._transaction(backend._here(), 0) as step:
                 held = core.command(step.read(self.name), hold, Policy(), step.now - (over or 0))
                 assert held is not None  # it expects no epoch
                 step.write(self.name, held[0])

@@ -321,7 +321,7 @@ class Backend(abc.ABC):
             with process.writing.taken(COMMAND_PATIENCE) as mine:
                 if not mine:
                     raise StoreBusy("another thread of this process is writing")
-                changes = self._command(orders, max(0.0, deadline - time.monotonic()))
+                changes = self._command(process, orders, max(0.0, deadline - time.monotonic()))
                 for name, (command, policy) in orders.items():
                     circuit, now = changes.circuits[name], self.clock()
                     keep(command_applied(self.registry, name, command, policy, circuit, now))
@@ -517,7 +517,7 @@ class Backend(abc.ABC):
         with process.lock:
             evidence, reports = self._pending.take(self.batch)
         try:
-            return self._deliver(evidence, reports, patience)
+            return self._deliver(process, evidence, reports, patience)
         except (StoreBusy, StoreLost) as error:
             if isinstance(error, StoreUnsure):
                 evidence = {}  # to count it twice would be worse; reports count once anyway
@@ -625,7 +625,7 @@ class Backend(abc.ABC):
                     return None
                 fence = (view.incarnation, view.shared_epoch)
                 patience = rest(patient_until)
-                grant, changes = self._acquire(view.name, fence, token, policy, patience)
+                grant, changes = self._acquire(process, view.name, fence, token, policy, patience)
                 self._adopt(process, changes)
         except StoreBusy:
             return None
@@ -688,18 +688,28 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def _deliver(
-        self, evidence: Mapping[str, Evidence], reports: list[Report], patience: float
+        self,
+        process: Process,
+        evidence: Mapping[str, Evidence],
+        reports: list[Report],
+        patience: float,
     ) -> Changes:
         """Count calls and take reports, all or nothing."""
 
     @abc.abstractmethod
     def _acquire(
-        self, name: str, fence: Fence, token: str, policy: Policy, patience: float
+        self,
+        process: Process,
+        name: str,
+        fence: Fence,
+        token: str,
+        policy: Policy,
+        patience: float,
     ) -> tuple[Grant, Changes]:
         """Ask for a trial permit."""
 
     @abc.abstractmethod
-    def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:
+    def _command(self, process: Process, orders: Mapping[str, Order], patience: float) -> Changes:
         """Apply commands, all or none; raises ``CircuitConflictError`` too."""
 
     @abc.abstractmethod

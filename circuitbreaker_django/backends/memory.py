@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from circuitbreaker_django.backends.base import Clock, monotonic
+from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.store import Overview, Stats
 from circuitbreaker_django.backends.transactional import Transaction, TransactionalBackend
 from circuitbreaker_django.core import circuit as core
@@ -70,7 +71,7 @@ class MemoryBackend(TransactionalBackend):
         """The rows are the store itself: what another thread has written since is newer."""
 
     @contextmanager
-    def _transaction(self, patience: float) -> Iterator[Transaction]:
+    def _transaction(self, process: Process, patience: float) -> Iterator[Transaction]:
         step = Transaction(self._rows.get, self._incarnation, self._floor, self.clock())
         yield step
         self._rows.update((name, step.changes.circuits[name]) for name in step.written)

@@ -136,7 +136,7 @@ class RemoteBackend(RemotePermits):
         """
         process = self._here()
         if process.used and not process.attached:
-            self._ask(self._attach_if_lost, COMMAND_PATIENCE / 2)
+            self._ask(lambda store: self._attach_if_lost(process, store), COMMAND_PATIENCE / 2)
         return super().order(orders)
 
     @operation
@@ -145,7 +145,7 @@ class RemoteBackend(RemotePermits):
         process = self._here()
         if process.used:
             try:
-                self._do(process, self._leave, CLOSE_PATIENCE)
+                self._do(process, lambda store: self._leave(process, store), CLOSE_PATIENCE)
             except (StoreBusy, StoreLost):
                 pass  # it will be forgotten
         with process.lock:
@@ -259,9 +259,13 @@ class RemoteBackend(RemotePermits):
             super()._flush(process, patience, insist=insist)
 
     def _deliver(
-        self, evidence: Mapping[str, Evidence], reports: list[Report], patience: float
+        self,
+        process: Process,
+        evidence: Mapping[str, Evidence],
+        reports: list[Report],
+        patience: float,
     ) -> Changes:
-        process = self._here()
+        assert isinstance(process, RemoteProcess)
         teller = Teller(self.clock(), self.node, self.gathering, self._deadline(process))
         return self._do(
             process,
@@ -270,9 +274,15 @@ class RemoteBackend(RemotePermits):
         )
 
     def _acquire(
-        self, name: str, fence: Fence, token: str, policy: Policy, patience: float
+        self,
+        process: Process,
+        name: str,
+        fence: Fence,
+        token: str,
+        policy: Policy,
+        patience: float,
     ) -> tuple[Grant, Changes]:
-        process = self._here()
+        assert isinstance(process, RemoteProcess)
         before = self._deadline(process)
 
         def ask(store: RemoteStore) -> tuple[Grant, Changes]:
@@ -288,8 +298,8 @@ class RemoteBackend(RemotePermits):
                 self._pending.add_report(given_back(name, fence, token, policy))
             raise
 
-    def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:
-        process = self._here()
+    def _command(self, process: Process, orders: Mapping[str, Order], patience: float) -> Changes:
+        assert isinstance(process, RemoteProcess)
         before = self._deadline(process)
         return self._do(
             process, lambda store: self._learn(process, store.command(orders, before)), patience

@@ -250,8 +250,7 @@ class ServedBackend(Backend):
             keep(BackendRecovered(self.registry, self.describe()))
         process.call_writer(urgent=True)
 
-    def _attach_if_lost(self, store: RemoteStore) -> None:
-        process = self._here()
+    def _attach_if_lost(self, process: RemoteProcess, store: RemoteStore) -> None:
         if not process.attached:
             self._open(process, store, create=not self.observer)
 
@@ -308,16 +307,16 @@ class ServedBackend(Backend):
             if whole:
                 process.resync = False
                 process.resync_at = time.monotonic() + RESYNC_EVERY * random.uniform(0.8, 1.2)
-            self._take(fence, {**rows, **changes.circuits})
+            self._take(process, fence, {**rows, **changes.circuits})
             self._adopt(process, changes)
             if is_first:
                 self._believe_quietly()
         return True
 
-    def _take(self, fence: Fence, rows: Mapping[str, Circuit]) -> None:
+    def _take(self, process: RemoteProcess, fence: Fence, rows: Mapping[str, Circuit]) -> None:
         """Believe what the store says; all of it, when it is another store than before (rule 1)."""
         incarnation, floor = fence
-        self._here().publishing.meet(incarnation)
+        process.publishing.meet(incarnation)
         if fence != (self._incarnation, self._floor):
             self._incarnation = 0  # a signal handler may raise before all believe it
             self._floor, self._rows = floor, dict(rows)
@@ -368,9 +367,8 @@ class ServedBackend(Backend):
         publishing.meet(seen.incarnation)
         self._hear(process, seen.now)
 
-    def _leave(self, store: RemoteStore) -> None:
+    def _leave(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Deliver what is pending, and tell operators that this process is gone."""
-        process = self._here()
         if process.attached:
             self._give_back_permits(process, all=True)
             self._flush_all(process)

@@ -95,7 +95,9 @@ class RemotePermits(ServedBackend):
 
             def ask(store: RemoteStore) -> Grant:
                 try:
-                    grant, changes = self._acquire(view.name, fence, report.token, policy, 0)
+                    grant, changes = self._acquire(
+                        process, view.name, fence, report.token, policy, 0
+                    )
                     self._adopt(process, changes)
                 except StoreLost:
                     grant = Grant(False)

@@ -361,7 +361,7 @@ class SQLiteBackend(AttachedBackend):
                 if not mine:
                     return
                 if orders := process.holds.orders(self.clock()):
-                    with self._transaction(patience) as step:
+                    with self._transaction(process, patience) as step:
                         for name, (order, policy) in orders.items():
                             if step.find(name) is None:
                                 result = core.command(step.read(name), order, policy, step.now)

@@ -240,8 +240,8 @@ class AttachedBackend(TransactionalBackend):
     # -- writing ----------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, patience: float) -> Iterator[Transaction]:
-        process = self._here()
+    def _transaction(self, process: Process, patience: float) -> Iterator[Transaction]:
+        assert isinstance(process, SQLiteProcess)
         file = process.file
         if file is None:
             raise StoreLost(process.problem or f"{self.place.database} is not open")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 from circuitbreaker_django.backends.base import Backend
+from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.store import Changes, Evidence, Fence, Order, Report
 from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Circuit, Event, Grant
@@ -55,7 +56,9 @@ class TransactionalBackend(Backend):
     """The operations of a backend, for a store that has transactions."""
 
     @abc.abstractmethod
-    def _transaction(self, patience: float) -> AbstractContextManager[Transaction]:
+    def _transaction(
+        self, process: Process, patience: float
+    ) -> AbstractContextManager[Transaction]:
         """A transaction; committed at the end of the block, undone by an exception.
 
         Raises:
@@ -64,21 +67,30 @@ class TransactionalBackend(Backend):
         """
 
     def _deliver(
-        self, evidence: Mapping[str, Evidence], reports: list[Report], patience: float
+        self,
+        process: Process,
+        evidence: Mapping[str, Evidence],
+        reports: list[Report],
+        patience: float,
     ) -> Changes:
-        origin = self._here().id
-        with self._transaction(patience) as step:
-            deliver(step, evidence, reports, self.clock(), origin, self.gathering)
+        with self._transaction(process, patience) as step:
+            deliver(step, evidence, reports, self.clock(), process.id, self.gathering)
             return step.changes
 
     def _acquire(
-        self, name: str, fence: Fence, token: str, policy: Policy, patience: float
+        self,
+        process: Process,
+        name: str,
+        fence: Fence,
+        token: str,
+        policy: Policy,
+        patience: float,
     ) -> tuple[Grant, Changes]:
-        with self._transaction(patience) as step:
+        with self._transaction(process, patience) as step:
             return acquire(step, name, fence, token, policy), step.changes
 
-    def _command(self, orders: Mapping[str, Order], patience: float) -> Changes:
-        with self._transaction(patience) as step:
+    def _command(self, process: Process, orders: Mapping[str, Order], patience: float) -> Changes:
+        with self._transaction(process, patience) as step:
             command(step, orders)
             return step.changes
 

@@ -39,11 +39,11 @@ class Flaky(MemoryBackend):
         return not self.away
 
     @contextmanager
-    def _transaction(self, patience):
+    def _transaction(self, process, patience):
         self.visits += 1
         if self.error is not None:
             raise self.error
-        with super()._transaction(patience) as step:
+        with super()._transaction(process, patience) as step:
             yield step
 
 

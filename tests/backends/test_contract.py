@@ -265,17 +265,17 @@ def test_a_rejection_while_half_open_says_at_most_a_second(half_open, theirs):
 def test_asking_twice_with_one_token_is_one_permit(half_open):
     backend, fence = half_open.backend, fence_of(half_open)
     for _ in range(2):
-        grant, _ = backend._acquire("payments", fence, "token", POLICY, 1)
+        grant, _ = backend._acquire(backend._here(), "payments", fence, "token", POLICY, 1)
         assert grant.granted
     assert len(backend.overview().circuits["payments"].permits) == 1
-    other, _ = backend._acquire("payments", fence, "other", POLICY, 1)
+    other, _ = backend._acquire(backend._here(), "payments", fence, "other", POLICY, 1)
     assert not other.granted
 
 
 def test_a_permit_of_a_stale_fence_is_not_given(half_open):
     backend, (incarnation, epoch) = half_open.backend, fence_of(half_open)
     for fence in ((incarnation, epoch - 1), (incarnation + 1, epoch)):
-        grant, _ = backend._acquire("payments", fence, "token", POLICY, 1)
+        grant, _ = backend._acquire(backend._here(), "payments", fence, "token", POLICY, 1)
         assert not grant.granted
 
 

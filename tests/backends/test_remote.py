@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -21,6 +21,7 @@ from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import host, remote_attached, remote_process
 from circuitbreaker_django.backends.database import store as database_store
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
+from circuitbreaker_django.backends.remote_process import RemoteProcess
 from circuitbreaker_django.backends.remote_store import RemoteStore
 from circuitbreaker_django.backends.store import (
     Declaration,
@@ -263,7 +264,7 @@ def test_an_answer_that_is_older_than_what_is_known_makes_all_be_read_again(memb
     process = member._here()
     known = member._rows["payments"]
     member._rows["payments"] = replace(known, epoch=known.epoch + 1)
-    changes = member._command({"payments": (Command(CommandKind.ENABLE), POLICY)}, 1)
+    changes = member._command(process, {"payments": (Command(CommandKind.ENABLE), POLICY)}, 1)
     assert changes.circuits["payments"].epoch == known.epoch
     assert process.resync
     member.sync()  # which finds that changes were lost
@@ -641,21 +642,30 @@ def test_all_threads_wait_for_the_same_moment_at_the_first_use(redis_server, mon
     see_end(process)
 
 
-def test_questions_that_are_left_at_the_end_are_answered(threaded, monkeypatch):
-    process = threaded._here()
+@contextmanager
+def held(process: RemoteProcess) -> Iterator[None]:
+    """Its writer is busy with what somebody asks."""
     asked, leave = threading.Event(), threading.Event()
 
     def wait(store: RemoteStore) -> None:
         asked.set()
         leave.wait(10)
 
-    busy = process.submit(wait)
+    answer = process.submit(wait)
     asked.wait(10)
-    left = process.submit(lambda store: None)
-    process.submit(lambda store: None).cancel()
-    process.stopped.set()
-    leave.set()
-    assert busy.result(10) is None
+    try:
+        yield
+    finally:
+        leave.set()
+        assert answer.result(10) is None
+
+
+def test_questions_that_are_left_at_the_end_are_answered(threaded, monkeypatch):
+    process = threaded._here()
+    with held(process):
+        left = process.submit(lambda store: None)
+        process.submit(lambda store: None).cancel()
+        process.stopped.set()
     see_end(process)
     assert left.cancelled()  # so that no event loop misses an exception
     monkeypatch.setattr(process, "submit", lambda ask: left)
@@ -664,19 +674,31 @@ def test_questions_that_are_left_at_the_end_are_answered(threaded, monkeypatch):
 
 
 def test_an_answer_that_nobody_waits_for_harms_nobody(threaded):
-    asked, leave = threading.Event(), threading.Event()
-
-    def wait(store: RemoteStore) -> None:
-        asked.set()
-        leave.wait(10)
-
     process = threaded._here()
-    process.submit(wait)
-    asked.wait(10)
-    with pytest.raises(StoreBusy, match="slow"):
+    with held(process), pytest.raises(StoreBusy, match="slow"):
         process.ask(lambda store: None, 0)
-    leave.set()
     assert process.ask(lambda store: "answer", 10) == "answer"
+
+
+def test_a_writer_that_ends_opens_no_connection_for_whoever_comes_next(threaded, make):
+    process = threaded._here()
+    with held(process):
+        failing(make(threaded))
+        process.call_writer(urgent=True)
+        threaded.close()
+    see_end(process)
+    assert threaded._here().store is None
+
+
+def test_a_writer_has_nothing_to_do_while_the_store_is_away(threaded, make):
+    process = threaded._here()
+    with held(process):
+        threaded._lost(process, StoreLost("it is away"))
+        process.retry_at = inf
+        failing(make(threaded))
+        assert process.flush_at is not None
+    until(lambda: process.flush_at is None)  # else it looks again and again
+    assert threaded._pending
 
 
 def test_a_caller_does_not_wait_for_an_answer_that_takes_too_long(threaded):

@@ -146,7 +146,11 @@ def test_a_late_denial_says_nothing_of_a_later_call(half_open, threaded, slow, a
     view, policy = half_open.view, half_open.policy
     fence = (view.incarnation, view.shared_epoch)
     slow.set()
-    until(lambda: threaded._acquire("payments", fence, "other", policy, 10)[0].granted)
+    until(
+        lambda: (
+            threaded._acquire(threaded._here(), "payments", fence, "other", policy, 10)[0].granted
+        )
+    )
     until(lambda: threaded._rows["payments"].permits)  # which asks for no pause
     slow.clear()
     assert isinstance(half_open.enter(), CircuitOpenError)
@@ -288,7 +292,13 @@ async def test_many_tasks_ask_for_one_permit(half_open):
 async def test_a_permit_that_is_denied_is_not_asked_for_again_at_once(half_open, threaded):
     view = half_open.view
     fence = (view.incarnation, view.shared_epoch)
-    until(lambda: threaded._acquire("payments", fence, "other", half_open.policy, 10)[0].granted)
+    until(
+        lambda: (
+            threaded._acquire(threaded._here(), "payments", fence, "other", half_open.policy, 10)[
+                0
+            ].granted
+        )
+    )
     until(lambda: threaded._rows["payments"].permits)  # which asks for no pause
     await threaded.ask_ahead(view, half_open.policy)
     assert isinstance(half_open.enter(), CircuitOpenError)

@@ -23,6 +23,7 @@ from circuitbreaker_django import (
     Mode,
 )
 from circuitbreaker_django.backends.memory import MemoryBackend
+from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.store import StoreBusy, StoreLost
 from circuitbreaker_django.core.policy import POLICY_FIELDS, Numbers
 from tests.clock import Clock
@@ -1238,10 +1239,10 @@ class Failing(MemoryBackend):
 
     error: Exception | None = None
 
-    def _transaction(self, patience: float) -> Any:
+    def _transaction(self, process: Process, patience: float) -> Any:
         if self.error:
             raise self.error
-        return super()._transaction(patience)
+        return super()._transaction(process, patience)
 
 
 @pytest.mark.parametrize("error", [StoreBusy("busy"), StoreLost("gone")])
