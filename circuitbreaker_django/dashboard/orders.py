@@ -303,6 +303,7 @@ def told(action: Action, part: Carried) -> tuple[int, str] | None:
         text = gettext("%(action)s: %(names)s. The store has not confirmed it: %(error)s")
         return messages.ERROR, text % names
     if part.error is not None:
+        names["error"] = str(part.error).removeprefix("nothing was applied: ")
         return messages.ERROR, gettext("%(action)s: %(names)s. Nothing was done: %(error)s") % names
     looks = {look_of(status.state, status.mode) for status in part.statuses}
     text = ngettext(

@@ -16,7 +16,7 @@ from circuitbreaker_django.core.circuit import CommandKind, Event
 from circuitbreaker_django.core.policy import Policy
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.core.traffic import Counts
-from circuitbreaker_django.operations.looks import OF_MODES, Look, look_of
+from circuitbreaker_django.operations.looks import OF_MODES, Look
 from circuitbreaker_django.operations.status import BreakerStatus
 from circuitbreaker_django.operations.words import length, percent, rate, whole_percent
 
@@ -39,7 +39,6 @@ LOOKS: Final = {
 ACTORS: Final = {
     Look.OPEN: gettext_lazy("opened by %(actor)s"),
     Look.HELD: gettext_lazy("held open by %(actor)s"),
-    Look.HALF_OPEN: gettext_lazy("opened by %(actor)s"),
     Look.DISABLED: gettext_lazy("disabled by %(actor)s"),
     Look.METRICS_ONLY: gettext_lazy("set to metrics only by %(actor)s"),
     Look.CLOSED: gettext_lazy("reset by %(actor)s"),
@@ -214,7 +213,7 @@ def actor(status: BreakerStatus) -> str:
     """Who has brought that about; empty when it came by itself."""
     if not status.updated_by:
         return ""
-    return ACTORS[look_of(status.state, status.mode)] % {"actor": printable(status.updated_by)}
+    return ACTORS[status.updated_to] % {"actor": printable(status.updated_by)}
 
 
 def counted(event: Event) -> str:

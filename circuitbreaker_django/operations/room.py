@@ -263,7 +263,7 @@ class ControlRoom:
             found = self._backend.stats(names, minutes=minutes, day=day)
         except CircuitBackendError:  # all else is known
             return {}
-        nothing = Stats(self.known.overview.now, time.time())
+        nothing = Stats(self.known.overview.now, self.known.overview.wall)
         return {name: found.get(name, nothing) for name in names}
 
 

@@ -14,6 +14,7 @@ from circuitbreaker_django.core.circuit import Circuit
 from circuitbreaker_django.core.policy import Policy, seconds
 from circuitbreaker_django.core.states import CircuitState, Mode
 from circuitbreaker_django.operations.catalogue import Catalogue
+from circuitbreaker_django.operations.looks import Look, look_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class BreakerStatus:
         mode_until: when a mode ends by itself; ``None`` without one or for one without end.
         reason: why it is so.
         updated_by: who brought it about, if a person did.
+        updated_to: what that one has made of it; a mode of the settings is nobody's.
         since: when it opened, closed or was held; ``None`` when nothing has ever happened.
         retry_after: seconds until a call may pass; ``None`` when it is closed, or held without end.
         failures: that count towards its opening.
@@ -59,6 +61,7 @@ class BreakerStatus:
     mode_until: datetime | None
     reason: str
     updated_by: str
+    updated_to: Look
     since: datetime | None
     retry_after: float | None
     failures: int
@@ -101,6 +104,7 @@ def status_of(
     said_by = circuit if hold is None or seen.mode is Mode.AUTO else hold
     since = said_by.since
     closed = seen.state is CircuitState.CLOSED
+    mode, state = (Mode.AUTO, circuit.state) if hold is not said_by else (hold.mode, seen.state)
     counted = window.total(circuit.slices, policy, now)
     counts = circuit.state is CircuitState.CLOSED
     by_rate = counts and policy.failure_rate_threshold is not None
@@ -115,6 +119,7 @@ def status_of(
         mode_until=None if hold is None or hold.until is None else moment(hold.until, overview),
         reason=said_by.reason,
         updated_by=said_by.actor,
+        updated_to=look_of(state, mode),
         since=moment(since, overview) if since else None,
         retry_after=None if closed or seen.wait is None else seconds(seen.wait),
         failures=max(len(window.live(circuit.failures, policy, now)), counted.failures),

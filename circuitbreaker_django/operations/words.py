@@ -56,4 +56,5 @@ def percent(share: float) -> str:
 
 def whole_percent(share: float, limit: float) -> int:
     """A share in whole percent; never as much as the limit where it is less."""
-    return math.floor(100 * share) if share < limit else round(100 * share)
+    shown = round(100 * share)
+    return math.floor(100 * share) if share < limit <= shown / 100 else shown

@@ -6,6 +6,7 @@ from typing import Any
 
 from circuitbreaker_django import CircuitState, Mode
 from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.operations.looks import look_of
 from circuitbreaker_django.operations.status import BreakerStatus
 
 
@@ -19,6 +20,9 @@ def status(**given: Any) -> BreakerStatus:
         "mode_until": None,
         "reason": "",
         "updated_by": "",
+        "updated_to": look_of(
+            given.get("state", CircuitState.CLOSED), given.get("mode", Mode.AUTO)
+        ),
         "since": None,
         "retry_after": None,
         "failures": 0,

@@ -118,7 +118,6 @@ def test_calls_have_their_unit(calls, text):
         ({"state": CircuitState.OPEN, "mode": Mode.FORCED_OPEN}, "held open by anna"),
         ({"mode": Mode.DISABLED}, "disabled by anna"),
         ({"mode": Mode.METRICS_ONLY}, "set to metrics only by anna"),
-        ({"state": CircuitState.HALF_OPEN}, "opened by anna"),
         ({}, "reset by anna"),
     ],
 )

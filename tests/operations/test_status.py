@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -17,6 +18,7 @@ from circuitbreaker_django.backends.sqlite import SQLiteBackend
 from circuitbreaker_django.backends.store import Declaration
 from circuitbreaker_django.core.circuit import CommandKind
 from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.operations.looks import Look
 from tests.core.calls import fail
 from tests.operations.conftest import trip
 
@@ -95,6 +97,26 @@ def test_a_process_alone_is_no_matter_once_it_is_open_for_all(enter, config, wor
 def fail_once(worker):
     with pytest.raises(OSError):
         worker.call(fail, OSError("refused"))
+
+
+@pytest.mark.parametrize("mode", ["disabled", "metrics_only", "forced_open"])
+def test_a_mode_of_the_settings_is_nobodys(enter, location, mode):
+    """Whoever has acted under it has not brought it about."""
+    backend = SQLiteBackend(location)
+    backend.threads = False
+    breaker = CircuitBreaker("payments", initial_mode=mode, backend=backend)
+    backend.declare(Declaration("payments", {"initial_mode": mode}, "here"))
+    backend.publish()
+    for act, look in (
+        (breaker.reset, Look.CLOSED),
+        (breaker.trip, Look.OPEN),
+        (partial(breaker.trip, hold=True), Look.HELD),
+        (breaker.disable, Look.DISABLED),
+    ):
+        act(actor="anna")
+        [status] = enter().status(["payments"])
+        assert (status.updated_by, status.updated_to) == ("anna", look)
+    backend.close()
 
 
 def test_after_an_enable_why_since_and_who_are_the_circuits_own(enter, location):

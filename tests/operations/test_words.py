@@ -48,7 +48,8 @@ def test_a_rate_is_as_exact_as_it_is_small(rate, text):
 
 
 @pytest.mark.parametrize(
-    ("share", "limit", "number"), [(0.499, 0.5, 49), (0.5, 0.5, 50), (0.125, 0.1, 12), (0, 0.5, 0)]
+    ("share", "limit", "number"),
+    [(0.499, 0.5, 49), (0.5, 0.5, 50), (0.125, 0.1, 12), (0, 0.5, 0), (29 / 100, 0.5, 29)],
 )
 def test_a_share_below_its_limit_never_reads_as_much(share, limit, number):
     assert words.whole_percent(share, limit) == number
