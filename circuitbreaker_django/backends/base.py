@@ -74,7 +74,7 @@ def monotonic() -> int:
     return time.monotonic_ns() // 1000
 
 
-def rest(patient_until: float) -> float:
+def patience_left(patient_until: float) -> float:
     """Seconds that a caller may still wait, by ``time.monotonic()``; none on an event loop."""
     return 0.0 if on_event_loop() else max(0.0, patient_until - time.monotonic())
 
@@ -619,12 +619,12 @@ class Backend(abc.ABC):
             return None
         token = secrets.token_hex(8)
         try:
-            with process.writing.taken(rest(patient_until)) as mine:
+            with process.writing.taken(patience_left(patient_until)) as mine:
                 now = self.clock()
                 if not mine or view.epoch or now < view.pause_until:  # settled while it waited
                     return None
                 fence = (view.incarnation, view.shared_epoch)
-                patience = rest(patient_until)
+                patience = patience_left(patient_until)
                 grant, changes = self._acquire(process, view.name, fence, token, policy, patience)
                 self._adopt(process, changes)
         except StoreBusy:
@@ -634,8 +634,7 @@ class Backend(abc.ABC):
         self._flush(process, self._patience())
         if grant.granted:
             return Trial(view, fence, token, now + micros(policy.trial_timeout), local=False)
-        if grant.wait is not None:
-            view.pause_until = now + min(grant.wait, micros(PAUSE))
+        self._pause(view, grant)
         return None
 
     def _local_trial(self, process: Process, view: View, policy: Policy) -> Trial | None:
@@ -652,8 +651,12 @@ class Backend(abc.ABC):
             if grant.granted:
                 expires = now + micros(policy.trial_timeout)
                 return Trial(view, (view.incarnation, epoch), token, expires, local=True)
-            view.pause_until = now + min(grant.wait or 0, micros(PAUSE))
+            self._pause(view, grant)
         return None
+
+    def _pause(self, view: View, denied: Grant) -> None:
+        """Spare the next calls a question whose answer is known."""
+        view.pause_until = self.clock() + min(denied.wait or 0, micros(PAUSE))
 
     def _finish_local(
         self,

@@ -86,10 +86,12 @@ SCHEMA: Final = "v1"
 #: Rows that are read at once, about.
 PAGE: Final = 1000
 
+_RIGHTS: Final = "docs/redis.md lists the rights that the user needs"
 #: What helps, by a part of what servers and clients of all releases say.
 _REMEDIES: Final = {
     "WRONGTYPE": "somebody else has written to keys of the circuits: delete {keys}*",
-    "no permissions to": "docs/redis.md lists the rights that the user needs",
+    "no permissions to": _RIGHTS,
+    "user executing the script can't": _RIGHTS,
     "used memory > 'maxmemory'": "the server is full: raise maxmemory, or make room",
     "read only replica": "name the primary",
 }

@@ -200,6 +200,8 @@ class ServedBackend(Backend):
         try:
             if process.attached:
                 self._try_to(process, store, lambda store: store.wait(process.revision, TICK))
+                if process.problem is not None:
+                    return  # the writer has lost it meanwhile: it is tried again in time
             self._try_to(process, store, lambda store: self._keep_up(process, store))
         except (StoreBusy, StoreLost):
             return
@@ -224,7 +226,8 @@ class ServedBackend(Backend):
                     question.answer.set_result(self._try_to(process, store, question.ask))
                 except BaseException as error:
                     question.answer.set_exception(error)
-            if process.attached and process.take_flush():
+            # Taken in any case: who is attached again delivers what is pending.
+            if process.take_flush() and process.attached:
                 self._flush_all(process)
 
     def _keep_up(self, process: RemoteProcess, store: RemoteStore) -> None:
@@ -232,6 +235,7 @@ class ServedBackend(Backend):
         whole = process.resync or time.monotonic() >= process.resync_at
         if not process.attached or not self._look(process, store, whole=whole):
             self._open(process, store, create=not self.observer)  # it is new, or has lost all
+        self._tell_of_return(process)
         if not self.observer and process.publishing.is_due(self._open_alone(), self.stats_interval):
             self._publish(process, store)
         if not self.observer and time.monotonic() >= process.clean_at:
@@ -245,10 +249,18 @@ class ServedBackend(Backend):
         store.wait(process.revision, 0)
         with process.lock:
             process.attached, process.attached_at = True, time.monotonic()
-            told, process.problem = process.problem, None
-        if told is not None:
-            keep(BackendRecovered(self.registry, self.describe()))
+            process.problem = None
         process.call_writer(urgent=True)
+
+    def _tell_of_return(self, process: RemoteProcess) -> None:
+        """Tell that the store is back; where it does not stay, not before it does."""
+        with process.lock:
+            stays = process.stays or time.monotonic() - process.attached_at > RETRY_MOST
+            is_news = process.told_lost and process.attached and stays
+            if is_news:
+                process.told_lost = False
+        if is_news:
+            keep(BackendRecovered(self.registry, self.describe()))
 
     def _attach_if_lost(self, process: RemoteProcess, store: RemoteStore) -> None:
         if not process.attached:
@@ -303,14 +315,15 @@ class ServedBackend(Backend):
         with process.lock:
             if process.stopped.is_set():
                 return True  # what is known now is known by whoever comes next
-            is_first, process.revision = not process.revision, since
+            self._take(process, fence, {**rows, **changes.circuits})
+            self._adopt(process, changes)
+            if not process.revision:
+                self._believe_quietly()
+            # Only now, for a signal handler may raise before all is believed.
+            process.revision = since
             if whole:
                 process.resync = False
                 process.resync_at = time.monotonic() + RESYNC_EVERY * random.uniform(0.8, 1.2)
-            self._take(process, fence, {**rows, **changes.circuits})
-            self._adopt(process, changes)
-            if is_first:
-                self._believe_quietly()
         return True
 
     def _take(self, process: RemoteProcess, fence: Fence, rows: Mapping[str, Circuit]) -> None:
@@ -333,16 +346,19 @@ class ServedBackend(Backend):
         """Go on alone until the store is back."""
         with process.lock:
             now = time.monotonic()
-            was_well = now - process.attached_at > RETRY_MOST or not process.lost_at
-            if process.problem is None and was_well:  # else it was back for a moment only
-                process.lost_at = now
+            if process.problem is None:
+                process.stays = now - process.attached_at > RETRY_MOST or not process.lost_at
+                if process.stays:  # else it was back for a moment only
+                    process.lost_at = now
             away = now - process.lost_at
             wait = min(RETRY_MOST, max(RETRY_LEAST, away / 5))
             process.retry_at = now + wait * random.uniform(0.5, 1)
             process.turn_at = max(process.turn_at, process.retry_at)
             process.attached = False
-            told, process.problem = process.problem, str(error)
-        if told is None and not self.observer:  # who looks is told by an exception
+            process.problem = str(error)
+            is_news = not process.told_lost and not self.observer  # who looks gets an exception
+            process.told_lost = process.told_lost or is_news
+        if is_news:
             keep(BackendDegraded(self.registry, self.describe(), str(error)))
 
     def _put_holds_back(self, process: RemoteProcess, store: RemoteStore) -> Changes:

@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import CancelledError
 
-from circuitbreaker_django.backends.base import PAUSE, PERMIT_PATIENCE, rest
+from circuitbreaker_django.backends.base import PAUSE, PERMIT_PATIENCE, patience_left
 from circuitbreaker_django.backends.process import Process
 from circuitbreaker_django.backends.remote_attached import ServedBackend
 from circuitbreaker_django.backends.remote_process import Asked, RemoteProcess
@@ -65,11 +65,13 @@ class RemotePermits(ServedBackend):
         assert isinstance(process, RemoteProcess)
         # Nor does the thread that would have to answer: a listener of it may call a breaker.
         may_ask = process.alive.is_set() and threading.current_thread() is not process.writer
-        if not (may_ask and self.available) or view.local:
+        if not may_ask:
             return super()._try(process, view, policy, patient_until)
+        if not self.available or view.local:
+            return self._local_trial(process, view, policy)
         while (asked := self._ask_for_permit(process, view, policy)) is not None:
             try:
-                grant = asked.answer.result(rest(min(patient_until, asked.wait_until)))
+                grant = asked.answer.result(patience_left(min(patient_until, asked.wait_until)))
             except (TimeoutError, CancelledError):
                 return None
             if not grant.granted:
@@ -79,14 +81,14 @@ class RemotePermits(ServedBackend):
                     del process.asked[view]
                     report = asked.report
                     return Trial(view, report.fence, report.token, asked.expires, local=False)
-            if not rest(patient_until):
+            if not patience_left(patient_until):
                 return None
         return None
 
     def _ask_for_permit(self, process: RemoteProcess, view: View, policy: Policy) -> Asked | None:
         """The permit that is on its way, or that has come and nobody has taken."""
-        fence = (view.incarnation, view.shared_epoch)
         with process.lock:
+            fence = (view.incarnation, view.shared_epoch)
             asked = process.asked.get(view)
             if asked is not None and asked.report.fence == fence:
                 is_over = asked.answer.done() and self.clock() >= asked.good_until
@@ -105,7 +107,7 @@ class RemotePermits(ServedBackend):
                     # A denial of now need not be true at the next call.
                     if not grant.granted and process.asked.get(view) is asked:
                         del process.asked[view]
-                        view.pause_until = self.clock() + min(grant.wait or 0, micros(PAUSE))
+                        self._pause(view, grant)
                 return grant
 
             try:

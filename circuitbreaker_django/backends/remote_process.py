@@ -80,6 +80,9 @@ class RemoteProcess(Process):
         self.retry_at = 0.0
         #: Since when it can be used.
         self.attached_at = 0.0
+        #: Whether it was well for a while when it was lost, and whether listeners know of the loss.
+        self.stays = True
+        self.told_lost = False
         #: Whether the newest rows are known, and news are followed.
         self.attached = False
         #: Whether all rows are to be read again.

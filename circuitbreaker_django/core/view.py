@@ -36,7 +36,7 @@ class View:
         own: the newest failures of this process, as a window.
         tally: the calls of this process, where successes matter too; of this epoch.
         pause_until: before this time the store need not be asked for a permit again.
-        asked_at: when it last was, by ``time.monotonic()``, where the answer is not waited for.
+        asked_at: when it last was, by ``time.monotonic()``, where late permits are kept.
         gate: what calls look at.
         calls, failures, slow, ignored, rejected: counters; the gate and the tally have more calls.
         told: what of all these was told of already.

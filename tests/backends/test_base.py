@@ -151,7 +151,7 @@ def test_failures_that_came_while_others_were_refused_are_merged(backend, breake
     backend._keep(breaker.view, POLICY, clock(), (clock(),), "Old")
 
     @contextmanager
-    def refuse(patience):
+    def refuse(process, patience):
         clock.advance(1)
         backend._keep(breaker.view, POLICY, clock(), (clock(),), "New")
         backend._keep(other.view, POLICY, clock(), (clock(),), "Other")
@@ -187,7 +187,7 @@ def test_failures_of_a_new_epoch_replace_those_that_were_refused(backend, breake
     backend._keep(breaker.view, POLICY, clock(), (clock(),), "Old")
 
     @contextmanager
-    def refuse(patience):
+    def refuse(process, patience):
         breaker.view.shared_epoch += 1
         backend._keep(breaker.view, POLICY, clock(), (clock(),), "New")
         yield from ()
@@ -346,8 +346,8 @@ def test_who_has_the_turn_takes_what_others_left_meanwhile(clock, make, monkeypa
     transaction = backend._transaction
 
     @contextmanager
-    def slow(patience):
-        with transaction(patience) as step:
+    def slow(process, patience):
+        with transaction(process, patience) as step:
             inside.set()
             go.wait(10)
             yield step

@@ -401,6 +401,20 @@ def test_a_command_is_applied_and_confirmed_or_neither(server, live, key):
                 until(lambda: is_closed(theirs))
 
 
+def test_a_feed_that_is_ahead_begins_anew_when_a_process_tells_of_itself(server, live):
+    """For until then nobody waits for news: all look again and again."""
+    ours = live()
+    works(ours)
+    feed = ours.backend.prefix + "feed"
+    with closing(server.client()) as client:
+        ours.backend.publish()
+        assert client.exists(feed)
+        client.xadd(feed, {"ring": ""}, id=f"{2**62}-0")
+        ours.backend.publish()
+        assert not client.exists(feed)
+    works(ours)
+
+
 def test_a_store_that_cannot_do_all_is_lost_once_and_tried_less_and_less(server, live, lines):
     """As for a user who may write, and not read what is new."""
     with closing(server.client()) as client:
@@ -411,6 +425,30 @@ def test_a_store_that_cannot_do_all_is_lost_once_and_tried_less_and_less(server,
         assert "docs/redis.md lists the rights" in breaker.backend.problem
         url_of_a_worker(server, client, "+xread")
     until(lambda: lines() == ["lost", "back"])
+
+
+def test_a_store_that_does_not_stay_is_told_of_once(server, live, lines, monkeypatch):
+    """As for a user who may do all but deliver."""
+    monkeypatch.setattr(remote_attached, "RETRY_MOST", 1)
+    attach, attached = RedisBackend._attach, []
+
+    def counted(*args: Any) -> None:
+        attach(*args)
+        attached.append(args)
+
+    monkeypatch.setattr(RedisBackend, "_attach", counted)
+    with closing(server.client()) as client:
+        breaker = live(url=url_of_a_worker(server, client, "-xadd"))
+        until(lambda: is_back(breaker))
+        failing(breaker)
+        failing(breaker)
+        until(lambda: lines() == ["lost", "back", "lost"])
+        del attached[:]
+        until(lambda: len(attached) > 2)
+        assert lines() == ["lost", "back", "lost"]
+        assert "docs/redis.md lists the rights" in breaker.backend.problem
+        url_of_a_worker(server, client, "+xadd")
+        until(lambda: lines() == ["lost", "back", "lost", "back"])
 
 
 def test_who_may_not_add_to_the_history_changes_and_deletes_nothing(server, live):

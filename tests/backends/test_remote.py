@@ -370,7 +370,7 @@ def test_a_publication_that_fails_is_made_again(member, monkeypatch):
 
 def test_a_store_that_is_back_since_it_was_missed_is_not_taken_up_again(member):
     assert member.available
-    member._attach_if_lost(store=None)  # asked nothing
+    member._attach_if_lost(member._here(), store=None)  # asked nothing
 
 
 def test_a_store_that_has_lost_everything_is_told_again_what_is_declared(member, redis_server):
@@ -555,6 +555,19 @@ def test_what_was_half_believed_is_believed_at_the_next_look(remote, make, clock
     assert ours.call(ok) == "ok"
 
 
+def test_a_change_that_was_half_believed_is_believed_at_the_next_look(remote, make, monkeypatch):
+    ours, theirs = make(remote()), make(remote())
+    ours.call(ok)
+    theirs.trip()
+    ours.backend._here().turn_at = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "adopt", raising(KeyError("a signal")))
+        with pytest.raises(KeyError):
+            ours.backend.sync()
+    ours.backend._here().turn_at = 0.0
+    assert is_open(ours)
+
+
 def test_a_fork_knows_nothing_of_what_was_half_believed(remote, make, monkeypatch):
     ours = make(remote())
     ours.trip()
@@ -614,6 +627,27 @@ def test_a_thread_that_meets_a_fault_of_ours_goes_on(threaded, monkeypatch, capl
     monkeypatch.setattr(RedisBackend, "_keep_up", keep_up)
     heard = threaded.heard_at
     until(lambda: threaded.heard_at > heard)
+
+
+def test_a_store_that_the_writer_has_lost_is_not_tried_before_its_time(threaded, monkeypatch):
+    process, tried = threaded._here(), []
+    rounds: list[None] = []
+    feed_round = RedisBackend.feed_round
+
+    def lose(*args: Any) -> None:
+        threaded._lost(process, StoreLost("the writer has lost it"))
+        process.retry_at = inf
+
+    def counted(*args: Any) -> None:
+        rounds.append(feed_round(*args))
+
+    monkeypatch.setattr(RedisBackend, "_attach", lambda *args: tried.append(args))
+    monkeypatch.setattr(RedisBackend, "feed_round", counted)
+    monkeypatch.setattr(RedisStore, "wait", lose)
+    until(lambda: process.problem)
+    del rounds[:]
+    until(lambda: len(rounds) > 2)
+    assert tried == []
 
 
 def test_what_the_writer_raises_reaches_who_asked(threaded):

@@ -51,6 +51,26 @@ def permits(backend: RedisBackend) -> tuple[Any, ...]:
     return backend.overview().circuits["payments"].permits
 
 
+def test_a_permit_is_for_the_epoch_of_now(half_open, threaded, monkeypatch):
+    """Also where the circuit has changed while a thread waited for the lock."""
+    view, process = half_open.view, threaded._here()
+    lock = process.lock
+
+    class Late:
+        def __enter__(self) -> None:
+            lock.acquire()
+            view.shared_epoch += 1
+
+        def __exit__(self, *args: object) -> None:
+            lock.release()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "lock", Late())
+        patch.setattr(process, "submit", lambda ask: Future())
+        asked = threaded._ask_for_permit(process, view, half_open.policy)
+    assert asked.report.fence == (view.incarnation, view.shared_epoch)
+
+
 # -- late answers --------------------------------------------------------------------------------
 
 
@@ -87,11 +107,11 @@ def test_for_how_long_a_permit_waits(since, lease, kept):
 def test_only_the_first_callers_wait_for_an_answer(half_open, slow, asked, monkeypatch):
     waits = []
 
-    def rest(patient_until: float) -> float:
+    def patience_left(patient_until: float) -> float:
         waits.append(left := max(0.0, patient_until - time.monotonic()))
         return left
 
-    monkeypatch.setattr(remote_permits, "rest", rest)
+    monkeypatch.setattr(remote_permits, "patience_left", patience_left)
     for _ in range(3):
         assert isinstance(half_open.enter(), CircuitOpenError)
     first, *others = waits
@@ -238,15 +258,26 @@ def test_one_slow_store_delays_a_request_once(threaded, make, slow, monkeypatch)
     until(lambda: all(one.state is CircuitState.HALF_OPEN for one in breakers))
     waits = []
 
-    def rest(patient_until: float) -> float:
+    def patience_left(patient_until: float) -> float:
         waits.append(left := max(0.0, patient_until - time.monotonic()))
         return left
 
-    monkeypatch.setattr(remote_permits, "rest", rest)
+    monkeypatch.setattr(remote_permits, "patience_left", patience_left)
     for breaker in breakers:
         assert isinstance(breaker.enter(), CircuitOpenError)
     assert [wait > 0 for wait in waits][:2] == [True, False]
     assert not any(waits[1:])
+
+
+def test_a_call_whose_store_comes_back_meanwhile_has_a_trial_of_its_own(half_open, monkeypatch):
+    """A store that was away is not waited for."""
+    answers = [False]
+    available = property(lambda self: answers.pop() if answers else True)
+    monkeypatch.setattr(RedisBackend, "available", available)
+    monkeypatch.setattr(random, "uniform", lambda least, most: least)  # which puts it off
+    admission = half_open.enter()
+    assert isinstance(admission, Trial)
+    assert admission.local
 
 
 def test_a_call_whose_store_is_lost_meanwhile_may_be_a_trial_of_its_own(half_open, monkeypatch):

@@ -6,9 +6,11 @@ if not store.look() then
   store.make(told.seed)
 end
 redis.call('HSET', META, 'written_at', record.number(now))
-local heard = redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', FEED, '0')
-if type(heard) == 'table' and heard.err and string.find(heard.err, 'WRONGTYPE', 1, true) then
-  redis.call('DEL', FEED)  -- nobody could wait for news
+
+-- With what is no stream nobody could wait for news, with one that is ahead nobody would have to.
+local ahead = redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', FEED, record.number(store.revision) .. '-0')
+if type(ahead) == 'table' and (not ahead.err or string.find(ahead.err, 'WRONGTYPE', 1, true)) then
+  redis.call('DEL', FEED)
 end
 
 -- What is kept says when it was told, before a space.
