@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitState
-from circuitbreaker_django.backends import remote_attached
+from circuitbreaker_django.backends import base, remote_attached, remote_permits
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.memory import MemoryBackend
@@ -144,6 +144,13 @@ def make() -> Make:
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feeds look at the clock ten times a second, so that a test need not wait for their end."""
     monkeypatch.setattr(remote_attached, "TICK", 0.1)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers wait until an answer comes, for the host of the tests may be busy."""
+    for module in (base, remote_permits):
+        monkeypatch.setattr(module, "PERMIT_PATIENCE", 10)
 
 
 @pytest.fixture

@@ -412,7 +412,7 @@ def test_what_a_process_opens_for_itself_is_told_once_when_the_store_opens_too(
     """Its own evidence was enough, while another process was writing what opened it for all."""
     ours, theirs = pair
 
-    def busy(patience):
+    def busy(process, patience):
         raise StoreBusy("busy")
 
     with monkeypatch.context() as patch:
@@ -514,7 +514,7 @@ def test_housekeeping_without_a_thread_tells(pair, changes):
 def test_the_end_tells_of_what_it_delivers(pair, changes, monkeypatch):
     ours, _ = pair
 
-    def busy(patience):
+    def busy(process, patience):
         raise StoreBusy("busy")
 
     with monkeypatch.context() as patch:

@@ -164,7 +164,6 @@ def test_a_failover_that_sentinels_have_decided(watched, live):
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="docs/ is not here")
 def test_a_server_that_wants_to_know_who_asks(server, live, monkeypatch):
-    monkeypatch.setattr(redis_module, "MAX_ROWS", 1)
     _, _, rights = PAGE.read_text(encoding="utf-8").partition("**Rights.**")
     commands = re.findall(r"\+[a-z]+", rights.partition("\n\n")[0])
     with closing(server.client()) as client:
@@ -186,6 +185,7 @@ def test_a_server_that_wants_to_know_who_asks(server, live, monkeypatch):
     assert known.backend.stats()["payments"].last_hour.calls >= 3
     CircuitBreaker("search", backend=known.backend).reset()
     assert set(known.backend.overview().circuits) == {"payments", "search"}
+    monkeypatch.setattr(redis_module, "MAX_ROWS", 1)
     with closing(known.backend.connect(20)) as store:
         store.clean()
     assert known.backend.overview().circuits == {}

@@ -104,7 +104,14 @@ def test_a_fork_inside_of_a_trial_reports_nothing(hire):
     parent, other = hire(2, recovery_timeout=0.2)
     assert parent.trip() == "done"
     assert parent.wait_for("half_open") == "half_open"
-    assert parent.fork_in_a_trial(["state"]) == ["half_open", 0]
+    answers: list[Any] = []
+
+    def is_tried() -> bool:  # on a busy host the permit may come for the next call
+        answers[:] = [parent.fork_in_a_trial(["state"])]
+        return "CircuitOpenError" not in answers[0]
+
+    until(is_tried)
+    assert answers == [["half_open", 0]]
     assert other.wait_for("open") in ("open", "half_open")
     until(lambda: other.openings() == 2)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
-from circuitbreaker_django.backends import base, remote_permits, remote_process
+from circuitbreaker_django.backends import remote_permits, remote_process
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
 from circuitbreaker_django.backends.remote_permits import _kept
 from circuitbreaker_django.backends.remote_process import Asked
@@ -226,11 +226,7 @@ def test_a_permit_is_taken_once(half_open, threaded, asked, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
-def test_threads_that_come_at_once_get_all_permits_that_there_are(
-    limit, threaded, make, monkeypatch
-):
-    for module in (base, remote_permits):  # the host of the tests may be busy
-        monkeypatch.setattr(module, "PERMIT_PATIENCE", 10)
+def test_threads_that_come_at_once_get_all_permits_that_there_are(limit, threaded, make, patient):
     breaker = make(threaded, recovery_timeout=0.05, half_open_max_calls=limit)
     breaker.trip()
     until(lambda: breaker.state is CircuitState.HALF_OPEN)
@@ -280,7 +276,9 @@ def test_a_call_whose_store_comes_back_meanwhile_has_a_trial_of_its_own(half_ope
     assert admission.local
 
 
-def test_a_call_whose_store_is_lost_meanwhile_may_be_a_trial_of_its_own(half_open, monkeypatch):
+def test_a_call_whose_store_is_lost_meanwhile_may_be_a_trial_of_its_own(
+    half_open, patient, monkeypatch
+):
     def acquire(*args: Any) -> Any:
         raise StoreLost("gone")
 
@@ -320,22 +318,17 @@ async def test_many_tasks_ask_for_one_permit(half_open):
     assert answers.count("tried") == 1 or half_open.state is CircuitState.CLOSED
 
 
-async def test_a_permit_that_is_denied_is_not_asked_for_again_at_once(half_open, threaded):
+async def test_a_permit_that_is_denied_is_not_asked_for_again_at_once(half_open, threaded, patient):
     view = half_open.view
     fence = (view.incarnation, view.shared_epoch)
-    until(
-        lambda: (
-            threaded._acquire(threaded._here(), "payments", fence, "other", half_open.policy, 10)[
-                0
-            ].granted
-        )
-    )
+    process, policy = threaded._here(), half_open.policy
+    until(lambda: threaded._acquire(process, "payments", fence, "other", policy, 10)[0].granted)
     until(lambda: threaded._rows["payments"].permits)  # which asks for no pause
-    await threaded.ask_ahead(view, half_open.policy)
+    await threaded.ask_ahead(view, policy)
     assert isinstance(half_open.enter(), CircuitOpenError)
     assert view.pause_until > threaded.clock()
-    await threaded.ask_ahead(view, half_open.policy)
-    assert not threaded._here().asked
+    await threaded.ask_ahead(view, policy)
+    assert not process.asked
 
 
 async def test_a_permit_that_cannot_be_asked_for_is_none(half_open, threaded, monkeypatch):
@@ -344,7 +337,9 @@ async def test_a_permit_that_cannot_be_asked_for_is_none(half_open, threaded, mo
     assert isinstance(half_open.enter(), CircuitOpenError)
 
 
-async def test_a_permit_that_the_store_is_too_slow_for_is_none(half_open, threaded, monkeypatch):
+async def test_a_permit_that_the_store_is_too_slow_for_is_none(
+    half_open, threaded, patient, monkeypatch
+):
     def acquire(*args: Any) -> Any:
         raise StoreBusy("slow")
 

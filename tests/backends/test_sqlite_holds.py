@@ -101,7 +101,7 @@ def test_a_hold_that_could_not_be_put_back_is_tried_again(held, monkeypatch):
     remove(held.backend.place)
     transaction = held.backend._transaction
 
-    def busy(patience):
+    def busy(process, patience):
         raise StoreBusy("busy")
 
     held.backend._transaction = busy
