@@ -49,7 +49,7 @@ def test_the_permit_of_a_killed_process_is_given_to_another(hire):
     assert first.trip() == "done"
     assert second.wait_for("half_open") == "half_open"
     assert first.wait_for("half_open") == "half_open"
-    assert first.enter() == "trial"
+    until(lambda: first.enter() == "trial")  # on a busy host the permit may come for the next call
     first.kill()
     until(lambda: second.ok() == "ok")
     assert second.wait_for("closed") == "closed"
