@@ -165,6 +165,7 @@ class Backend(abc.ABC):
                 views.remove(view)
             if not views:
                 self._views.pop(view.name, None)
+                self._uncounted.bequeath(view.name, heir)
                 self._pending.evidence.pop(view.name, None)
                 self._told.pop(view.name, None)
 
@@ -444,10 +445,11 @@ class Backend(abc.ABC):
                         self._keep(view, policy, now)
 
     @contextmanager
-    def _telling(self, due: bool = True) -> Iterator[tuple[Mapping[str, Counts], int]]:
+    def _telling(self, due: bool = True) -> Iterator[tuple[dict[str, Counts], int]]:
         """What was counted of calls and not told, for a block that takes it to the store (rule 23).
 
-        It counts as told, at most once, unless the block says that nothing was applied.
+        It counts as told, at most once, unless the block says that nothing was applied. A block
+        that tells it in parts takes out what was told.
 
         Args:
             due: whether it is time to; otherwise there is nothing.
@@ -455,7 +457,9 @@ class Backend(abc.ABC):
         Yields:
             The counts by name of circuit, and the microseconds in which they were counted.
         """
-        taken, age = self._take_traffic() if due else ({}, 0)
+        with self._here().lock:
+            self._uncounted.telling += 1
+            taken, age = self._take_traffic() if due else ({}, 0)
         try:
             yield taken, age
         except StoreUnsure:
@@ -464,6 +468,9 @@ class Backend(abc.ABC):
             with self._here().lock:
                 self._uncounted.put_back(taken, age)
             raise
+        finally:
+            with self._here().lock:
+                self._uncounted.end_telling()
 
     def _take_traffic(self) -> tuple[dict[str, Counts], int]:
         with self._here().lock:
@@ -585,7 +592,7 @@ class Backend(abc.ABC):
         """Keep what others have brought about."""
         now = self.clock()
         names, self._unannounced = self._unannounced, []
-        for name in names:  # twice is once: then nothing is new
+        for name in dict.fromkeys(names):  # there is one for each view
             views = self._views.get(name, [])
             events = [view.take_change(now) for view in views]
             if events and events[0] is not None:  # once, however many views there are

@@ -65,6 +65,9 @@ class Uncounted:
     def __init__(self, now: int) -> None:
         self.counts: dict[str, Counts] = {}
         self.since = now
+        #: How many are telling now what they took, and who has inherited meanwhile.
+        self.telling = 0
+        self._heirs: dict[str, str] = {}
 
     def add(self, name: str, counts: Counts) -> None:
         """Add what was counted of a circuit's calls."""
@@ -80,5 +83,17 @@ class Uncounted:
     def put_back(self, counts: Mapping[str, Counts], age: int) -> None:
         """Keep what was taken and could not be told."""
         for name, one in counts.items():
-            self.add(name, one)
+            self.add(self._heirs.get(name, name), one)
         self.since -= age
+
+    def bequeath(self, name: str, heir: str) -> None:
+        """Count for its heir what was counted of a circuit, also what is just being told."""
+        self.add(heir, self.counts.pop(name, NOTHING))
+        if self.telling:
+            self._heirs[name] = heir
+
+    def end_telling(self) -> None:
+        """What was taken was told, or put back."""
+        self.telling -= 1
+        if not self.telling:
+            self._heirs.clear()

@@ -253,7 +253,7 @@ class RemoteBackend(RemotePermits):
     def _flush(self, process: Process, patience: float, *, insist: bool = False) -> None:
         assert isinstance(process, RemoteProcess)
         if process.alive.is_set():
-            process.call_writer(urgent=bool(self._pending.reports))
+            process.call_writer(urgent=process.attached and bool(self._pending.reports))
         elif insist or time.monotonic() >= process.flushed_at + self.turn_every:
             process.flushed_at = time.monotonic()
             super()._flush(process, patience, insist=insist)

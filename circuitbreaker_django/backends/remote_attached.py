@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from math import inf
 from typing import Final, TypeVar
 
@@ -42,6 +43,7 @@ from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.news import BackendDegraded, BackendRecovered
 from circuitbreaker_django.core.policy import micros
 from circuitbreaker_django.core.telling import keep
+from circuitbreaker_django.core.traffic import Counts, buckets_due
 
 T = TypeVar("T")
 
@@ -57,6 +59,9 @@ RESYNC_EVERY: Final = 60.0
 RETRY_LEAST: Final = 0.1
 RETRY_MOST: Final = 5.0
 
+
+#: Figures that a store is told of at once, about: one for each name and bucket.
+FIGURES: Final = 5_000
 
 #: A time of the store that does not come.
 _NEVER: Final = 2**62
@@ -244,7 +249,8 @@ class ServedBackend(Backend):
 
     def _attach(self, process: RemoteProcess, store: RemoteStore) -> None:
         """Take up a store that is new, or was away; it is back when it does all that is asked."""
-        self._publish(process, store)
+        # Of one that was away there may be many figures: they are told once it is back.
+        self._publish(process, store, figures=not process.lost_at)
         self._look(process, store, whole=True)
         store.wait(process.revision, 0)
         with process.lock:
@@ -371,15 +377,20 @@ class ServedBackend(Backend):
         process.holds.forget()
         return changes
 
-    def _publish(self, process: RemoteProcess, store: RemoteStore) -> None:
-        """Tell operators of this process, its code and its calls (rule 23)."""
+    def _publish(self, process: RemoteProcess, store: RemoteStore, *, figures: bool = True) -> None:
+        """Tell operators of this process, its code and, in parts, its calls (rule 23)."""
         publishing = process.publishing
         info = publishing.info(process.pid, self.digest, self._open_alone())
+        interval = self.stats_interval if figures else 0
         with (
-            publishing.telling(info, self._declared, self.stats_interval) as (declared, stats),
-            self._telling(stats) as counted,
+            publishing.telling(info, self._declared, interval) as (declared, stats),
+            self._telling(stats) as (counted, age),
         ):
-            seen = store.publish(process.id, info, declared, counted)
+            part = dict(islice(counted.items(), max(1, FIGURES // buckets_due(age))))
+            seen = store.publish(process.id, info, declared, (part, age))
+            while _remove(part, counted):
+                part = dict(islice(counted.items(), len(part)))
+                seen = store.publish(process.id, counted=(part, age))
         publishing.meet(seen.incarnation)
         self._hear(process, seen.now)
 
@@ -431,6 +442,13 @@ class ServedBackend(Backend):
     @abc.abstractmethod
     def _give_back_permits(self, process: RemoteProcess, *, all: bool = False) -> None:
         """Those that nobody has taken in time, or all that nobody has taken."""
+
+
+def _remove(told: Mapping[str, Counts], counted: dict[str, Counts]) -> bool:
+    """Take out what was told; whether there is more."""
+    for name in told:
+        del counted[name]
+    return bool(counted)
 
 
 def moved_event(event: Event, by: int) -> Event:

@@ -93,6 +93,11 @@ def shares(counts: Counts, age: int, width: int, now: int) -> Iterator[Bucket]:
             yield Bucket(last - (number - 1 - index) * width, share)
 
 
+def buckets_due(age: int) -> int:
+    """The most buckets that :func:`shares` puts into what was counted for so long."""
+    return sum(min(number, max(0, age) // width + 2) for width, number in KEPT.items())
+
+
 def add(buckets: Mapping[int, Counts], more: Iterable[Bucket], width: int, now: int) -> Buckets:
     """The buckets with what is added, without those that are no longer kept."""
     merged = dict(buckets)

@@ -86,6 +86,31 @@ def test_what_a_dropped_breaker_has_counted_is_told_as_of_its_heir(backend, make
     assert (stats.calls, stats.failures) == (4, 2)
 
 
+def test_what_could_not_be_told_of_a_dropped_breaker_is_its_heirs(backend, make):
+    """Whether it was dropped before that, or while it was being told; else names pile up."""
+    early, late, kept = (make(backend, f"tenant:{name}") for name in "abc")
+    for breaker in (early, late, kept):
+        breaker.call(ok)
+
+    def fail_to_tell(meanwhile):
+        with backend._telling() as (counted, _):
+            assert "tenant:c" in counted
+            meanwhile()
+            raise StoreBusy
+
+    for meanwhile in (lambda: None, lambda: backend.drop_view(late.view, "tenant")):
+        with pytest.raises(StoreBusy):
+            fail_to_tell(meanwhile)
+    backend.drop_view(early.view, "tenant")
+    assert {name: one.calls for name, one in backend._uncounted.counts.items()} == {
+        "tenant": 2,
+        "tenant:c": 1,
+    }
+    backend.drop_view(kept.view, "tenant")
+    assert {name: one.calls for name, one in backend._uncounted.counts.items()} == {"tenant": 3}
+    assert not backend._uncounted._heirs
+
+
 @pytest.fixture(autouse=True)
 def _no_jitter(monkeypatch):
     monkeypatch.setattr(random, "uniform", lambda least, most: most)

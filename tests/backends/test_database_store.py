@@ -751,8 +751,11 @@ def test_declarations_and_calls_of_breakers_by_key_go_when_there_are_too_many(jo
     assert len(store.overview().declarations) == 5
     monkeypatch.setattr(module, "MAX_DECLARED", 3)
     monkeypatch.setattr(module, "MAX_TRAFFIC", 2)
+    monkeypatch.setattr(module, "DROP_AT_ONCE", 2)
     store.clean()
     assert store.overview().declarations.keys() == {"plain:1", "family:2", "other"}
+    assert len(store.stats(None, day=False)) == 3
+    store.clean()
     assert len(store.stats(None, day=False)) == 2
     assert "other" in store.stats(None, day=False)
 

@@ -21,6 +21,7 @@ from circuitbreaker_django import CircuitBreaker, CircuitOpenError, CircuitState
 from circuitbreaker_django.backends import host, remote_attached, remote_process
 from circuitbreaker_django.backends.database import store as database_store
 from circuitbreaker_django.backends.redis import RedisBackend, RedisStore
+from circuitbreaker_django.backends.remote_permits import given_back
 from circuitbreaker_django.backends.remote_process import RemoteProcess
 from circuitbreaker_django.backends.remote_store import RemoteStore
 from circuitbreaker_django.backends.store import (
@@ -412,6 +413,58 @@ def test_what_is_declared_is_told_once_and_again_when_the_backend_is_taken_up_ag
     assert declared == [1]
 
 
+@pytest.fixture
+def parts(monkeypatch):
+    """How many names each telling of calls was of, where a part is of two."""
+    publish, told = RedisStore.publish, []
+
+    def count(
+        store: Any, process: str, info: Any = None, declared: Any = (), counted: Any = ({}, 0)
+    ) -> Any:
+        told.append(len(counted[0]))
+        return publish(store, process, info, declared, counted)
+
+    monkeypatch.setattr(RedisStore, "publish", count)
+    monkeypatch.setattr(remote_attached, "FIGURES", 8)
+    return told
+
+
+def test_calls_are_told_in_parts_and_not_before_a_lost_store_is_back(member, make, parts):
+    for number in range(5):
+        make(member, f"b{number}").call(ok)
+    process = member._here()
+    member._lost(process, StoreLost("it is away"))
+    process.turn_at = process.publishing.stats_at = 0.0
+    member.sync()
+    assert parts == [0, 2, 2, 1]
+    assert {name: one.last_hour.calls for name, one in member.stats().items()} == {
+        f"b{number}": 1 for number in range(5)
+    }
+
+
+def test_what_was_told_before_a_part_could_not_be_is_not_told_again(
+    member, make, parts, monkeypatch
+):
+    for number in range(5):
+        make(member, f"b{number}").call(ok)
+    member._here().publishing.stats_at = 0.0
+    publish = RedisStore.publish
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        if len(parts) == 2:
+            raise StoreBusy("busy")
+        return publish(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "publish", refuse)
+        with pytest.raises(StoreBusy):
+            member._publish(member._here(), member._here().store)
+    assert parts == [2, 2]
+    member.publish()
+    assert parts[:3] == [2, 2, 1]
+    assert sum(one.last_hour.calls for one in member.stats().values()) == 5
+
+
 def test_a_store_that_was_lost_before_it_was_first_seen_is_told_again(
     redis, redis_server, declared, monkeypatch
 ):
@@ -733,6 +786,16 @@ def test_a_writer_has_nothing_to_do_while_the_store_is_away(threaded, make):
         assert process.flush_at is not None
     until(lambda: process.flush_at is None)  # else it looks again and again
     assert threaded._pending
+
+
+def test_a_writer_is_not_called_at_once_while_the_store_is_away(threaded):
+    process = threaded._here()
+    with held(process):
+        threaded._lost(process, StoreLost("it is away"))
+        process.flushed_at = time.monotonic() + 100
+        threaded._pending.add_report(given_back("payments", (1, 1), "token", POLICY))
+        threaded._flush(process, 0)
+        assert process.flush_at > time.monotonic() + 50
 
 
 def test_a_caller_does_not_wait_for_an_answer_that_takes_too_long(threaded):

@@ -24,6 +24,8 @@ def test_what_is_shared_out_is_all_that_was_counted_while_buckets_are_kept(count
     shares = list(traffic.shares(counts, age, width, now))
     shared = traffic.total(shares)
     assert len(shares) <= KEPT[width]
+    others = sum(len(list(traffic.shares(counts, age, other, now))) for other in KEPT)
+    assert others <= traffic.buckets_due(age) <= sum(KEPT.values())
     if age < (KEPT[width] - 1) * width:
         assert shared == counts
     else:

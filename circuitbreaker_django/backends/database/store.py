@@ -62,6 +62,8 @@ POLL_EVERY: Final = 0.5
 NOTE_DECLARED: Final = 1800.0
 #: Circuits that are read at once.
 PAGE: Final = 1000
+#: Figures that are dropped at once where there are too many: a statement has half a second.
+DROP_AT_ONCE: Final = 10_000
 
 
 class DatabaseStore(RemoteStore):
@@ -271,7 +273,8 @@ class DatabaseStore(RemoteStore):
             widths = dict(cursor.rows(sql.TRAFFIC_SIZES, self.namespace))
             surplus = {width: size - MAX_TRAFFIC for width, size in widths.items()}
             for width in [width for width, number in surplus.items() if number > 0]:
-                cursor.run(sql.DROP_TRAFFIC, self.namespace, width, surplus[width])
+                number = min(surplus[width], DROP_AT_ONCE)
+                cursor.run(sql.DROP_TRAFFIC, self.namespace, width, number)
             if rows <= MAX_ROWS and entries <= MAX_DECLARED:
                 return
             ((now,),) = cursor.rows(f"SELECT {sql.NOW}", self._now)
