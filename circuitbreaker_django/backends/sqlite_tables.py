@@ -239,11 +239,16 @@ def publish(
     writer.executemany(
         "REPLACE INTO declarations VALUES (?, ?, ?, ?)",
         [
-            (entry.name, now, json.dumps(dict(entry.policy), default=str), entry.where)
+            (entry.name, now, json.dumps(dict(entry.policy), default=str), _text(entry.where))
             for entry in declared
         ],
     )
     writer.execute("DELETE FROM declarations WHERE seen_at <= ?", (now - micros(KEEP_DECLARED),))
+
+
+def _text(path: str) -> str:
+    """A path as SQLite can keep it: Python has others, too."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

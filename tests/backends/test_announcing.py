@@ -17,6 +17,7 @@ from circuitbreaker_django.core.news import (
     CommandApplied,
     StateChanged,
 )
+from circuitbreaker_django.core.view import View
 from tests.core.calls import failing, ok
 
 OPEN, CLOSED, HALF_OPEN = CircuitState.OPEN, CircuitState.CLOSED, CircuitState.HALF_OPEN
@@ -424,6 +425,21 @@ def test_what_a_process_opens_for_itself_is_told_once_when_the_store_opens_too(
     theirs.trip()
     look(ours)
     assert changes() == [("theirs", "closed", "open", True), ("ours", "closed", "open", False)]
+
+
+def test_a_change_is_looked_for_once_for_each_breaker_of_the_name(pair, make, monkeypatch):
+    ours, theirs = pair
+    others = [make(ours.backend) for _ in range(5)]
+    taken, take_change = [], View.take_change
+
+    def counted(view, now):
+        taken.append(view)
+        return take_change(view, now)
+
+    monkeypatch.setattr(View, "take_change", counted)
+    theirs.trip()
+    look(ours)
+    assert len(taken) == len([ours, *others, theirs])
 
 
 def test_a_fork_leaves_what_is_pending_to_its_parent(pair, changes, monkeypatch):

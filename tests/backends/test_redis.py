@@ -24,6 +24,7 @@ from circuitbreaker_django.checks import check_settings
 from circuitbreaker_django.core.circuit import Command, CommandKind
 from circuitbreaker_django.core.errors import CircuitBackendError
 from circuitbreaker_django.core.policy import Policy
+from circuitbreaker_django.core.traffic import Counts, total
 from tests.backends.conftest import AHEAD
 from tests.backends.servers import RedisServer, find_server, free_port, short_folder
 from tests.backends.test_redis_faults import (
@@ -434,6 +435,18 @@ def test_a_process_that_was_killed_is_not_counted_on_its_own_host(crowded, redis
         "elsewhere",
     }
     assert gone not in crowded.overview().processes
+
+
+def test_calls_by_key_are_their_familys_where_there_are_too_many(redis):
+    counts = Counts(1, 1, 1, 1, 1)
+    with closing(redis().connect(20)) as store:
+        for names in ([f"tenant:{number}" for number in range(2000)], ["tenant:1", "tenant:new"]):
+            store.publish("process", counted=(dict.fromkeys(names, counts), 0))
+        store.publish("process", counted=({"payments": counts}, 0))
+        found = store.stats(["payments", "tenant", "tenant:1", "tenant:2", "tenant:new"], day=True)
+    expected = {"payments": 1, "tenant": 1, "tenant:1": 2, "tenant:2": 1}
+    assert {name: one.last_hour.calls for name, one in found.items()} == expected
+    assert {name: total(one.quarters).calls for name, one in found.items()} == expected
 
 
 # -- the command ---------------------------------------------------------------------------------

@@ -402,6 +402,13 @@ def test_declarations_are_told_at_the_first_use_of_any_breaker(breaker, other):
     assert set(other.backend.overview().declarations) == {"search", "late"}
 
 
+def test_a_declaration_may_be_in_a_file_whose_name_is_no_text(breaker):
+    breaker.backend.declare(Declaration("stock", {}, "/srv/\udcff/stock.py:3"))
+    breaker.call(ok)
+    assert breaker.backend.available
+    assert breaker.backend.overview().declarations["stock"].where == r"/srv/\udcff/stock.py:3"
+
+
 def test_declarations_are_kept_for_seven_days(breaker, other, clock, later):
     breaker.backend.declare(Declaration("search", {}, "here"))
     breaker.call(ok)

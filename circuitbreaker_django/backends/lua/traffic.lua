@@ -8,6 +8,9 @@ local traffic = {}
 local MINUTE = 60 * 1000000
 local WIDTHS = { { MINUTE, 60 }, { 15 * MINUTE, 96 } }
 local COUNTS = { 'c', 'f', 's', 'i', 'r' }
+-- The fields of a bucket from which on breakers by key that have none yet are counted for their family:
+-- keys may come from outside.
+local MANY = 10000
 
 local function bucket(width, start)
   return KEYS[8] .. ':' .. record.number(width) .. ':' .. record.number(start)
@@ -24,6 +27,11 @@ local function add(key, field, share)
   end
 end
 
+local function is_full(key)
+  local fields = redis.pcall('HLEN', key)
+  return type(fields) == 'number' and fields >= MANY
+end
+
 local function ask(...)
   local found = redis.pcall(...)
   return found.err and {} or found
@@ -38,7 +46,11 @@ function traffic.add(counted, age)
     local number = (last - (first - first % width)) / width + 1
     for index = math.max(0, number - kept), number - 1 do
       local key = bucket(width, last - (number - 1 - index) * width)
+      local full = is_full(key)
       for name, counts in pairs(counted) do
+        if full and not redis.call('HGET', key, 'c' .. name) then
+          name = string.match(name, '^[^:]+') or name
+        end
         for position, letter in ipairs(COUNTS) do
           local value = counts[position]
           local share = math.floor(value * (index + 1) / number)
