@@ -58,11 +58,8 @@ RESYNC_EVERY: Final = 60.0
 #: that it has been away.
 RETRY_LEAST: Final = 0.1
 RETRY_MOST: Final = 5.0
-
-
 #: Figures that a store is told of at once, about: one for each name and bucket.
 FIGURES: Final = 5_000
-
 #: A time of the store that does not come.
 _NEVER: Final = 2**62
 #: The bell of a process without threads: nobody passes by it, for nobody would ring it.
