@@ -123,6 +123,11 @@ class View:
     def settle(self, policy: Policy, now: int) -> None:
         """See what time has changed in the circuit, or another policy in what it means."""
         circuit = core.settle(self.circuit, now)
+        if self.local and circuit.epoch != self.circuit.epoch:
+            # What was opened here on paper is thrown away with the paper (rule 19). The epoch of
+            # that end follows the shared one, as all others reckon it.
+            circuit = core.settle(replace(self.circuit, epoch=self.shared_epoch), now)
+            self.local = False
         if not self.local:  # kept, since a wait that is shortened anew at each look has no end
             circuit = core.clamp(circuit, policy, now)
         if circuit is self.circuit:

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 
 from circuitbreaker_django import CircuitBreaker
+from circuitbreaker_django.core import circuit as core
 from circuitbreaker_django.core.circuit import Batch, Circuit, Event, Override
 from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.policy import Policy
@@ -431,6 +432,18 @@ def test_a_hold_that_ends_while_the_store_is_away_leaves_it_half_open_here():
         None,
         CircuitState.OPEN,
     )
+
+
+def test_what_was_opened_alone_on_paper_is_the_shared_circuit_again_when_the_mode_is_over():
+    paper = Override(Mode.METRICS_ONLY, 6, NOW, NOW + SECOND, "", "", aside=CLOSED)
+    shared = replace(CLOSED, epoch=6, override=paper)
+    view = view_of(shared)
+    view.go_on(replace(shared, epoch=99, state=CircuitState.OPEN))
+    view.settle(POLICY, NOW + SECOND)
+    settled = core.settle(shared, NOW + SECOND)
+    assert view.circuit == settled
+    assert not view.local
+    assert view.shared_epoch == view.epoch == settled.epoch == 7
 
 
 # -- what is seen of calls ----------------------------------------------------------------------
