@@ -35,6 +35,7 @@ from circuitbreaker_django.backends.store import (
     Declaration,
     Fence,
     NoStore,
+    ProcessInfo,
     StoreBusy,
     StoreLost,
 )
@@ -43,7 +44,7 @@ from circuitbreaker_django.core.gate import Bell
 from circuitbreaker_django.core.news import BackendDegraded, BackendRecovered
 from circuitbreaker_django.core.policy import micros
 from circuitbreaker_django.core.telling import keep
-from circuitbreaker_django.core.traffic import Counts, buckets_due
+from circuitbreaker_django.core.traffic import buckets_due
 
 T = TypeVar("T")
 
@@ -383,11 +384,16 @@ class ServedBackend(Backend):
             publishing.telling(info, self._declared, interval) as (declared, stats),
             self._telling(stats) as (counted, age),
         ):
-            part = dict(islice(counted.items(), max(1, FIGURES // buckets_due(age))))
-            seen = store.publish(process.id, info, declared, (part, age))
-            while _remove(part, counted):
-                part = dict(islice(counted.items(), len(part)))
-                seen = store.publish(process.id, counted=(part, age))
+            most = max(1, FIGURES // buckets_due(age))
+            who: ProcessInfo | None = info
+            while True:
+                part = dict(islice(counted.items(), most))
+                seen = store.publish(process.id, who, declared, (part, age))
+                for name in part:
+                    del counted[name]
+                if not counted:
+                    break
+                who, declared = None, []  # said once
         publishing.meet(seen.incarnation)
         self._hear(process, seen.now)
 
@@ -439,13 +445,6 @@ class ServedBackend(Backend):
     @abc.abstractmethod
     def _give_back_permits(self, process: RemoteProcess, *, all: bool = False) -> None:
         """Those that nobody has taken in time, or all that nobody has taken."""
-
-
-def _remove(told: Mapping[str, Counts], counted: dict[str, Counts]) -> bool:
-    """Take out what was told; whether there is more."""
-    for name in told:
-        del counted[name]
-    return bool(counted)
 
 
 def moved_event(event: Event, by: int) -> Event:
