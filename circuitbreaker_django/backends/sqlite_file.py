@@ -65,15 +65,17 @@ class SQLiteFile:
     lets one thread read and one write at a time.
     """
 
-    def __init__(self, place: Place, word: doorbell.Word, bell_inode: Inode) -> None:
+    def __init__(
+        self, place: Place, word: doorbell.Word, bell_inode: Inode, deadline: float
+    ) -> None:
         self.place = place
         self.bell = Bell(word, None)
         self.revision = -1
         self._bell_inode = bell_inode
-        self.connect()
+        self.connect(deadline)
 
-    def connect(self) -> None:
-        """Open the connections."""
+    def connect(self, deadline: float) -> None:
+        """Open the connections, until a moment of ``time.monotonic()``."""
         self._reader = _connect(self.place)
         try:
             self._writer = _connect(self.place)
@@ -82,18 +84,22 @@ class SQLiteFile:
             raise
         self.pid = os.getpid()
         try:
-            with translated():
-                mode = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()
-                self._writer.execute("PRAGMA synchronous = OFF")
-                # The log and its index are made by the first look into the file.
-                self._reader.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-            if mode != ("wal",):
-                raise StoreLost(f"{self.place.database} cannot have a write-ahead log")
+            # Whoever closes his connection, or finds a log that a killed process has left, keeps
+            # everybody else out of the file for a moment.
+            _insist(self._begin_log, deadline)
             self.inodes = self._look()
         except BaseException:
             self.close()
             raise
         _connected.add(self)
+
+    def _begin_log(self) -> None:
+        mode = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()
+        self._writer.execute("PRAGMA synchronous = OFF")
+        # The log and its index are made by the first look into the file.
+        self._reader.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        if mode != ("wal",):
+            raise StoreLost(f"{self.place.database} cannot have a write-ahead log")
 
     def close(self) -> None:
         """Close both connections; never but in the process that opened them (rule 28)."""
@@ -105,13 +111,14 @@ class SQLiteFile:
 
     def connect_again(self, patience: float) -> None:
         """Open the connections again after :meth:`close`, if it is still the same file."""
+        deadline = time.monotonic() + patience
         before = self.inodes[0]
         if inode_of(self.place.database) != before:
             raise StoreLost(_lost(self.place.database))
         # Under the lock, like every opening: SQLite makes its files first, and gives them the
         # group that lets others in only then.
         with locked_folder(self.place, patience):
-            self.connect()
+            self.connect(deadline)
             share_side_files(self.place, os.stat(self.place.folder))
 
     def verify(self) -> None:
@@ -166,26 +173,13 @@ class SQLiteFile:
     def writing(self, patience: float) -> Iterator[sqlite3.Connection]:
         """The write lock; undone by an exception, and unless :meth:`commit` was called."""
         try:
-            self._begin(time.monotonic() + patience)
+            _insist(lambda: self._writer.execute("BEGIN IMMEDIATE"), time.monotonic() + patience)
             with translated():
                 yield self._writer
         finally:
             with suppress(sqlite3.Error):
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
-
-    def _begin(self, deadline: float) -> None:
-        pause = _POLL
-        while True:
-            try:
-                with translated():
-                    self._writer.execute("BEGIN IMMEDIATE")
-                return
-            except StoreBusy:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_POLL)
 
     def meta(self) -> Meta:
         """What the store says of itself, inside of :meth:`writing`."""
@@ -288,6 +282,21 @@ def translated() -> Iterator[None]:
         raise StoreLost(f"the store cannot be used: {error}") from error
 
 
+def _insist(step: Callable[[], object], deadline: float) -> None:
+    """Take a step as soon as no other process is in its way, until a moment."""
+    pause = _POLL
+    while True:
+        try:
+            with translated():
+                step()
+            return
+        except StoreBusy:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL)
+
+
 def _open(
     place: Place, folder: os.stat_result, create: bool, deadline: float, now: int
 ) -> SQLiteFile:
@@ -300,7 +309,7 @@ def _open(
     for other in list(_connected):
         if other.place == place:
             other.take_away_its_own()
-    file = SQLiteFile(place, *doorbell.open_bell(place.bell, folder))
+    file = SQLiteFile(place, *doorbell.open_bell(place.bell, folder), deadline)
     try:
         _settle_in(file, create, deadline, now)
         share_side_files(place, folder)

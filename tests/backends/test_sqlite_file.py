@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from typing import Any
@@ -124,6 +125,42 @@ def test_a_second_connection_that_fails_leaves_none_open(place, monkeypatch):
     with pytest.raises(StoreLost, match="no more"):
         open_store(place, create=True, patience=1, now=1)
     assert gone == made
+
+
+#: Keeps newcomers out of a file, as SQLite does in a process that closes it, until it may go on.
+CLOSING = """
+import fcntl, os, sys
+fcntl.lockf(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX, 1, 0x40000000)
+print("kept out", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_who_comes_while_another_process_closes_the_file_waits_for_it(place, open_file, again):
+    file = open_file()
+    file.close()
+
+    def connect(patience):
+        if again:
+            file.connect_again(patience)
+        else:
+            open_file(patience=patience)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", CLOSING, place.database],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as closing:
+        assert closing.stdin
+        assert closing.stdout
+        assert closing.stdout.readline() == b"kept out\n"
+        with pytest.raises(StoreBusy):
+            connect(0.01)
+        release = threading.Timer(0.2, closing.stdin.close)
+        release.start()
+        connect(60)
+        release.join()
 
 
 def test_an_observer_makes_nothing(place, open_file):
