@@ -124,8 +124,8 @@ command_applied = CircuitSignal()
 #: * ``problem``: what hinders it.
 backend_degraded = CircuitSignal()
 
-#: This process shares its circuits again; the other end of ``backend_degraded``. A store that is
-#: lost again within five seconds is only called back once it has stayed for as long.
+#: This process shares its circuits again; the other end of ``backend_degraded``. A server is called
+#: back once it has stayed for a second; one that was lost again within five, once it has for five.
 #:
 #: * ``place``: where the store is.
 backend_recovered = CircuitSignal()

@@ -191,20 +191,20 @@ class ServedBackend(Backend):
     # -- having the store, and losing it -----------------------------------------------------
 
     @operation
-    def feed_round(self, process: RemoteProcess, store: RemoteStore) -> None:
-        """Hear of what has changed, and keep house."""
+    def feed_round(
+        self, process: RemoteProcess, store: RemoteStore, fault: StoreLost | None
+    ) -> None:
+        """Act on what has changed, and keep house; or on what the feed met while it waited."""
         with process.lock:
             if self.bell is ASK and not process.stopped.is_set():
                 self._change_bell(Bell())
-        if not process.attached:
-            process.stopped.wait(min(TICK, max(0.0, process.retry_at - time.monotonic())))
-            if time.monotonic() < process.retry_at or process.stopped.is_set():
-                return
+        if process.stopped.is_set():
+            return
+        if fault is not None:
+            self._lost(process, fault)
+        if not process.attached and time.monotonic() < process.retry_at:
+            return
         try:
-            if process.attached:
-                self._try_to(process, store, lambda store: store.wait(process.revision, TICK))
-                if process.problem is not None:
-                    return  # the writer has lost it meanwhile: it is tried again in time
             self._try_to(process, store, lambda store: self._keep_up(process, store))
         except (StoreBusy, StoreLost):
             return
@@ -257,9 +257,12 @@ class ServedBackend(Backend):
         process.call_writer(urgent=True)
 
     def _tell_of_return(self, process: RemoteProcess) -> None:
-        """Tell that the store is back; where it does not stay, not before it does."""
+        """Tell that the store is back, once it has stayed: longer where it did not before.
+
+        At once it could be told after what another thread has to tell: that it is lost again.
+        """
         with process.lock:
-            stays = process.stays or time.monotonic() - process.attached_at > RETRY_MOST
+            stays = time.monotonic() - process.attached_at > (TICK if process.stays else RETRY_MOST)
             is_news = process.told_lost and process.attached and stays
             if is_news:
                 process.told_lost = False

@@ -20,7 +20,7 @@ from circuitbreaker_django.backends.holds import LostHolds
 from circuitbreaker_django.backends.process import Process, Turn
 from circuitbreaker_django.backends.publishing import Publishing
 from circuitbreaker_django.backends.remote_store import RemoteStore
-from circuitbreaker_django.backends.store import Report, StoreBusy, StoreUnsure
+from circuitbreaker_django.backends.store import Report, StoreBusy, StoreLost, StoreUnsure
 from circuitbreaker_django.core.circuit import Grant
 from circuitbreaker_django.core.view import View
 
@@ -196,13 +196,15 @@ class Owner(Protocol):
     def connect(self, patience: float) -> RemoteStore:
         """A connection whose every use takes so many seconds at most."""
 
-    def feed_round(self, process: RemoteProcess, store: RemoteStore) -> None:
-        """One round of the feed, of a second or so."""
+    def feed_round(
+        self, process: RemoteProcess, store: RemoteStore, fault: StoreLost | None
+    ) -> None:
+        """One round of the feed, after it has waited; the fault is what it met meanwhile."""
 
     def write_round(
         self, process: RemoteProcess, store: RemoteStore, question: Question | None
     ) -> None:
-        """One round of the writer."""
+        """One round of the writer, after it has waited for a question."""
 
 
 def start_threads(owner: Owner, process: RemoteProcess, patience: float) -> bool:
@@ -237,23 +239,33 @@ def start_threads(owner: Owner, process: RemoteProcess, patience: float) -> bool
 
 def run_feed(reference: weakref.ref[Owner], process: RemoteProcess, patience: float) -> None:
     """Follow the news until the owner is gone."""
-    patience += TICK  # which it may take to hear of anything
-    _run(reference, process, patience, lambda owner, store: owner.feed_round(process, store))
+
+    def wait(store: RemoteStore | None) -> StoreLost | None:
+        if store is None or not process.attached:
+            process.stopped.wait(min(TICK, max(0.0, process.retry_at - time.monotonic())))
+            return None
+        try:
+            store.wait(process.revision, TICK)
+        except StoreLost as error:
+            return error
+        return None
+
+    def turn(owner: Owner, store: RemoteStore, fault: StoreLost | None) -> None:
+        owner.feed_round(process, store, fault)
+
+    _run(reference, process, patience + TICK, wait, turn)
 
 
 def run_writer(reference: weakref.ref[Owner], process: RemoteProcess, patience: float) -> None:
     """Do what is asked and deliver what is due, until the owner is gone."""
 
-    def turn(owner: Owner, store: RemoteStore) -> None:
+    def wait(store: RemoteStore | None) -> Question | None:
+        return process.next_question()
+
+    def turn(owner: Owner, store: RemoteStore, question: Question | None) -> None:
         owner.write_round(process, store, question)
 
-    question: Question | None = None
-
-    def wait() -> None:
-        nonlocal question
-        question = process.next_question()
-
-    _run(reference, process, patience, turn, wait)
+    _run(reference, process, patience, wait, turn)
     with process.mail:
         left = list(process.questions)
         process.questions.clear()
@@ -265,25 +277,28 @@ def _run(
     reference: weakref.ref[Owner],
     process: RemoteProcess,
     patience: float,
-    turn: Callable[[Owner, RemoteStore], None],
-    wait: Callable[[], None] = lambda: None,
+    wait: Callable[[RemoteStore | None], T],
+    turn: Callable[[Owner, RemoteStore, T], None],
 ) -> None:
+    """Take turns until the owner is gone, whom this thread does not hold while it waits."""
     store: RemoteStore | None = None
+    owner: Owner | None = None
     process.alive.set()
     try:
         while not process.stopped.is_set():
-            wait()
-            owner = reference()
-            if owner is None:
-                process.stopped.set()
-                break
             try:
+                found = wait(store)
+                owner = reference()
+                if owner is None:
+                    process.stopped.set()
+                    break
                 store = store or owner.connect(patience)
-                turn(owner, store)
+                turn(owner, store, found)
             except Exception:
                 logger.exception("a thread of a circuit store failed")
                 process.stopped.wait(TICK)
-            del owner
+            finally:
+                owner = None
     finally:
         if store is not None:
             store.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from circuitbreaker_django import CircuitBreaker, CircuitState
-from circuitbreaker_django.backends import base, remote_attached, remote_permits
+from circuitbreaker_django.backends import base, remote_permits, remote_process
 from circuitbreaker_django.backends.base import Backend
 from circuitbreaker_django.backends.database import DatabaseBackend
 from circuitbreaker_django.backends.memory import MemoryBackend
@@ -143,7 +143,7 @@ def make() -> Make:
 @pytest.fixture
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feeds look at the clock ten times a second, so that a test need not wait for their end."""
-    monkeypatch.setattr(remote_attached, "TICK", 0.1)
+    monkeypatch.setattr(remote_process, "TICK", 0.1)
 
 
 @pytest.fixture
