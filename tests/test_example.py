@@ -89,7 +89,6 @@ class Demo:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.pids: set[int] = set()
         try:
             until(self.has_started)
             output = self.log.read_text()
@@ -103,7 +102,6 @@ class Demo:
             self.commands = re.findall(
                 r"^ *(\S.* breaker (?:status|trip|reset).*)$", output, re.MULTILINE
             )
-            self.pids = descendants(self.process.pid)
             self.workers = self.find_workers()
         except BaseException:
             self.stop()
@@ -174,11 +172,12 @@ class Demo:
 
     def stop(self) -> None:
         """End it whatever happened, its processes too."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self.end(signal.SIGTERM)
-        for pid in filter(is_running, {self.process.pid, *self.pids}):
-            os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+        except subprocess.TimeoutExpired:
+            for pid in (self.process.pid, *descendants(self.process.pid)):
+                os.kill(pid, signal.SIGKILL)
+            self.process.wait()
 
 
 def until(condition: Callable[[], bool], seconds: float = 90) -> None:
