@@ -430,6 +430,7 @@ class Backend(abc.ABC):
             streak=0 if tally is None else tally.streak,
             retry_at=retry_at,
             spared=spared,
+            paper=core.paper(view.circuit),
             last_message=message,
         )
         self._pending.add(view.name, evidence, now)

@@ -103,6 +103,7 @@ def record_data(name: str, kept: Evidence, now: int, origin: str, patience: int)
         "streak": kept.streak,
         "retry_after": max(0, kept.retry_at - now),
         "spared": kept.spared,
+        "paper": kept.paper,
         "origin": origin,
         "patience": patience,
     }

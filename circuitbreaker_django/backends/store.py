@@ -67,6 +67,7 @@ class Evidence:
         streak: the longest row of failures.
         retry_at: until when the failing answer asks to be left alone.
         spared: calls that would have been rejected, had the circuit not moved on paper only.
+        paper: on which it moved then.
     """
 
     fence: Fence
@@ -77,6 +78,7 @@ class Evidence:
     streak: int = 0
     retry_at: int = 0
     spared: int = 0
+    paper: int = 0
     last_message: str = ""
 
     def add(self, newer: Evidence, now: int) -> None:
@@ -91,6 +93,8 @@ class Evidence:
         self.slices = window.merge(self.slices, newer.slices, newer.policy, now)
         self.streak = max(self.streak, newer.streak)
         self.retry_at = max(self.retry_at, newer.retry_at)
+        if newer.paper != self.paper:
+            self.paper, self.spared = newer.paper, 0
         self.spared += newer.spared
 
     def as_batch(self, now: int, store_now: int, origin: str, patience: int) -> Batch:
@@ -108,6 +112,7 @@ class Evidence:
             streak=self.streak,
             retry_after=max(0, self.retry_at - now),
             spared=self.spared,
+            paper=self.paper,
             origin=origin,
             patience=patience,
             last_message=self.last_message,

@@ -134,6 +134,7 @@ class Batch:
         streak: the failures in a row, up to the newest.
         retry_after: how long the failing answer asks to be left alone, in microseconds.
         spared: calls that would have been rejected, had the circuit not moved on paper only.
+        paper: on which it moved then.
         origin: who tells this (rule 8).
         patience: for how long a rate waits for what other processes have to tell (rule 7).
     """
@@ -145,6 +146,7 @@ class Batch:
     streak: int = 0
     retry_after: int = 0
     spared: int = 0
+    paper: int = 0
     origin: str = ""
     patience: int = 0
     last_message: str = ""
@@ -240,6 +242,11 @@ def mode_of(circuit: Circuit, policy: Policy) -> Mode:
     return Mode(policy.initial_mode) if circuit.override is None else circuit.override.mode
 
 
+def paper(circuit: Circuit) -> int:
+    """On which paper a circuit moves that is settled: the operator's of that epoch, or none's."""
+    return 0 if circuit.override is None else circuit.override.epoch
+
+
 def counts(circuit: Circuit, policy: Policy) -> bool:
     """Whether outcomes move a circuit that is settled, be it on paper."""
     return mode_of(circuit, policy) in (Mode.AUTO, Mode.METRICS_ONLY)
@@ -296,7 +303,8 @@ def is_blank(circuit: Circuit, policy: Policy, now: int) -> bool:
 def record(circuit: Circuit, batch: Batch, policy: Policy, now: int) -> Result:
     """Count calls of a closed circuit, and open it when a rule is reached."""
     circuit = settle(circuit, now)
-    if batch.spared and mode_of(circuit, policy) is Mode.METRICS_ONLY:
+    on_paper = mode_of(circuit, policy) is Mode.METRICS_ONLY and batch.paper == paper(circuit)
+    if batch.spared and on_paper:
         circuit = replace(circuit, spared=circuit.spared + batch.spared)
     closed = circuit.state is CircuitState.CLOSED and counts(circuit, policy)
     if batch.epoch != circuit.epoch or not closed:

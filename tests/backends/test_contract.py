@@ -603,6 +603,20 @@ def test_calls_that_would_have_been_rejected_are_summed(ours, theirs):
     assert ours.backend.overview().circuits["payments"].spared == 3
 
 
+def test_what_was_counted_on_a_paper_that_is_thrown_away_counts_on_no_other(join, make, clock):
+    ours = make(join(), initial_mode="metrics_only")
+    for _ in range(3):
+        failing(ours)
+    keep_house(ours)
+    ours.metrics_only(duration=1)
+    for _ in range(2):
+        failing(ours)
+    ours.call(lambda: clock.advance(1))  # would have been rejected, and ends with the mode
+    failing(ours)
+    keep_house(ours)
+    assert ours.backend.overview().circuits["payments"].spared == 2
+
+
 def test_a_mode_that_ends_by_itself_ends_for_everybody(ours, theirs, clock):
     ours.metrics_only(duration=10)
     failing(theirs)

@@ -203,6 +203,7 @@ def same(scripts: Scripts, seen: Snapshot, circuit: Circuit, events: tuple[Event
     streak=small,
     asked=st.integers(0, 100 * SECOND),
     spared=small,
+    elsewhere=st.sampled_from([0, 0, 0, 1]),
     origin=origins,
     patience=st.sampled_from([0, SECOND]),
     message=long_texts,
@@ -218,6 +219,7 @@ def test_counting(
     streak,
     asked,
     spared,
+    elsewhere,
     origin,
     patience,
     message,
@@ -232,6 +234,7 @@ def test_counting(
         streak=streak,
         retry_at=OWN + asked,
         spared=spared,
+        paper=core.paper(settled) + elsewhere,
         last_message=message,
     )
     scripts.put(circuit)

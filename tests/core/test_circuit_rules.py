@@ -322,14 +322,25 @@ def test_metrics_only_begun_again_begins_from_what_was_set_aside():
 
 def test_calls_that_would_have_been_rejected_are_counted_on_paper_only():
     circuit, _ = order(NEW, CommandKind.METRICS_ONLY)
-    circuit, _ = core.record(circuit, Batch(1, spared=3), POLICY, NOW)
-    circuit, _ = core.record(circuit, Batch(circuit.epoch, spared=2), POLICY, NOW)
+    paper = core.paper(circuit)
+    circuit, _ = core.record(circuit, Batch(1, spared=3, paper=paper), POLICY, NOW)
+    circuit, _ = core.record(circuit, Batch(circuit.epoch, spared=2, paper=paper), POLICY, NOW)
     assert circuit.spared == 5
     circuit, _ = core.record(circuit, failures(circuit, 2), POLICY, NOW)
     circuit = trial(circuit, Outcome.SUCCESS, POLICY)
     assert circuit.spared == 5
     assert core.record(NEW, Batch(1, spared=3), POLICY, NOW) == (NEW, ())
     assert order(circuit, CommandKind.RESET)[0].spared == 0
+
+
+def test_what_was_counted_on_one_paper_is_not_counted_on_another():
+    on_paper = replace(POLICY, initial_mode="metrics_only")
+    first, _ = order(NEW, CommandKind.METRICS_ONLY)
+    late = Batch(first.epoch, spared=3, paper=core.paper(first))
+    second, _ = order(first, CommandKind.METRICS_ONLY)
+    assert core.record(second, late, on_paper, NOW)[0].spared == 0
+    assert core.record(NEW, late, on_paper, NOW)[0].spared == 0
+    assert core.record(NEW, replace(late, paper=0), on_paper, NOW)[0].spared == 3
 
 
 def test_a_hold_that_is_ended_leaves_it_half_open():

@@ -95,6 +95,10 @@ local function mode_of(c, policy)
   return c.override and c.override.mode or policy.initial_mode
 end
 
+local function paper(c)
+  return c.override and c.override.epoch or 0
+end
+
 local function counts(c, policy)
   local mode = mode_of(c, policy)
   return mode == 'auto' or mode == 'metrics_only'
@@ -308,7 +312,8 @@ end
 
 function circuit.record(c, batch, policy, now)
   c = circuit.settle(c, now)
-  if batch.spared > 0 and mode_of(c, policy) == 'metrics_only' then
+  local on_paper = mode_of(c, policy) == 'metrics_only' and batch.paper == paper(c)
+  if batch.spared > 0 and on_paper then
     c = replace(c, { spared = c.spared + batch.spared })
   end
   if batch.epoch ~= c.epoch or c.state ~= 'closed' or not counts(c, policy) then
