@@ -124,8 +124,9 @@ command_applied = CircuitSignal()
 #: * ``problem``: what hinders it.
 backend_degraded = CircuitSignal()
 
-#: This process shares its circuits again; the other end of ``backend_degraded``. A server is called
-#: back once it has stayed for a second; one that was lost again within five, once it has for five.
+#: This process shares its circuits again; the other end of ``backend_degraded``. Of a store on a
+#: server it is sent when that has stayed for a second; if it was lost again within five seconds of
+#: coming back, when it has stayed for five.
 #:
 #: * ``place``: where the store is.
 backend_recovered = CircuitSignal()

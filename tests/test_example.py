@@ -176,7 +176,8 @@ class Demo:
             self.end(signal.SIGTERM)
         except subprocess.TimeoutExpired:
             for pid in (self.process.pid, *descendants(self.process.pid)):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait()
 
 

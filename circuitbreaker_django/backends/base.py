@@ -250,13 +250,14 @@ class Backend(abc.ABC):
                 if seen.state is CircuitState.HALF_OPEN and rides_on_a_trial(view, now):
                     return None
                 paused = now < view.pause_until
+                paper = core.paper(view.circuit)
             if seen.state is not CircuitState.HALF_OPEN:
                 break
             trial = None if paused else self._try(process, view, policy, patient_until)
             if trial is not None:
                 return trial
         if mode is Mode.METRICS_ONLY:
-            self._spare(process, view, policy, now)
+            self._spare(process, view, policy, now, paper)
             return None
         if seen.state is CircuitState.OPEN:
             wait = None if seen.wait is None else seconds(seen.wait)
@@ -417,6 +418,7 @@ class Backend(abc.ABC):
         error: str = "",
         retry_at: int = 0,
         spared: int = 0,
+        paper: int = 0,
         message: str = "",
     ) -> None:
         """Keep for the store what it has not been told of."""
@@ -430,7 +432,7 @@ class Backend(abc.ABC):
             streak=0 if tally is None else tally.streak,
             retry_at=retry_at,
             spared=spared,
-            paper=core.paper(view.circuit),
+            paper=paper,
             last_message=message,
         )
         self._pending.add(view.name, evidence, now)
@@ -490,10 +492,10 @@ class Backend(abc.ABC):
                 if any(view.is_open_alone and view.rejects(now) for view in views)
             )
 
-    def _spare(self, process: Process, view: View, policy: Policy, now: int) -> None:
+    def _spare(self, process: Process, view: View, policy: Policy, now: int, paper: int) -> None:
         """Count a call that would have been rejected."""
         with process.lock:
-            self._keep(view, policy, now, spared=1)
+            self._keep(view, policy, now, spared=1, paper=paper)
         if self.queues:  # elsewhere there are better moments to write
             self._flush(process, self._patience())
 

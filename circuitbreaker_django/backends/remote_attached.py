@@ -59,6 +59,9 @@ RESYNC_EVERY: Final = 60.0
 #: that it has been away.
 RETRY_LEAST: Final = 0.1
 RETRY_MOST: Final = 5.0
+#: Seconds for which a store has to stay before it is called back; where it did not before,
+#: ``RETRY_MOST``.
+STAY: Final = 1.0
 #: Figures that a store is told of at once, about: one for each name and bucket.
 FIGURES: Final = 5_000
 #: A time of the store that does not come.
@@ -200,6 +203,7 @@ class ServedBackend(Backend):
                 self._change_bell(Bell())
         if process.stopped.is_set():
             return
+        self._give_back_permits(process)
         if fault is not None:
             self._lost(process, fault)
         if not process.attached and time.monotonic() < process.retry_at:
@@ -210,7 +214,6 @@ class ServedBackend(Backend):
             return
         finally:
             process.first.set()
-        self._give_back_permits(process)
         self._keep_contributions()
         if self._pending.evidence:
             process.call_writer(urgent=False)
@@ -259,15 +262,18 @@ class ServedBackend(Backend):
     def _tell_of_return(self, process: RemoteProcess) -> None:
         """Tell that the store is back, once it has stayed: longer where it did not before.
 
-        At once it could be told after what another thread has to tell: that it is lost again.
+        Told later, and not before this thread does anything else, it might be heard after what
+        the writer has to tell meanwhile: that the store is lost again.
         """
         with process.lock:
-            stays = time.monotonic() - process.attached_at > (TICK if process.stays else RETRY_MOST)
-            is_news = process.told_lost and process.attached and stays
+            stayed = time.monotonic() - process.attached_at
+            is_back = process.attached and stayed > (STAY if process.stays else RETRY_MOST)
+            is_news = process.told_lost and is_back
             if is_news:
                 process.told_lost = False
         if is_news:
             keep(BackendRecovered(self.registry, self.describe()))
+            self.announce()
 
     def _attach_if_lost(self, process: RemoteProcess, store: RemoteStore) -> None:
         if not process.attached:

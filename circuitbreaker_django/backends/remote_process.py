@@ -280,7 +280,10 @@ def _run(
     wait: Callable[[RemoteStore | None], T],
     turn: Callable[[Owner, RemoteStore, T], None],
 ) -> None:
-    """Take turns until the owner is gone, whom this thread does not hold while it waits."""
+    """Take turns until the owner is gone, whom this thread does not hold while it waits.
+
+    But for what he asked last: a closure of his, until the next round.
+    """
     store: RemoteStore | None = None
     owner: Owner | None = None
     process.alive.set()

@@ -27,7 +27,7 @@ from circuitbreaker_django.core.telling import keep
 
 #: Seconds that a failing caller waits for another process's transaction.
 FLUSH_PATIENCE: Final = 0.002
-#: Seconds that a fork may wait for other processes to open the store.
+#: Seconds that a fork may wait for other processes to open or close the store.
 FORK_PATIENCE: Final = 0.1
 
 

@@ -75,7 +75,7 @@ class SQLiteFile:
         self.connect(deadline)
 
     def connect(self, deadline: float) -> None:
-        """Open the connections, until a moment of ``time.monotonic()``."""
+        """Open the connections, and try to until a moment of ``time.monotonic()``."""
         self._reader = _connect(self.place)
         try:
             self._writer = _connect(self.place)
@@ -283,7 +283,7 @@ def translated() -> Iterator[None]:
 
 
 def _insist(step: Callable[[], object], deadline: float) -> None:
-    """Take a step as soon as no other process is in its way, until a moment."""
+    """Take a step as soon as no other process is in its way; it is tried until the deadline."""
     pause = _POLL
     while True:
         try:
@@ -291,9 +291,10 @@ def _insist(step: Callable[[], object], deadline: float) -> None:
                 step()
             return
         except StoreBusy:
-            if time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise
-            time.sleep(pause)
+            time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_POLL)
 
 

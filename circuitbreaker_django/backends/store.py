@@ -67,7 +67,7 @@ class Evidence:
         streak: the longest row of failures.
         retry_at: until when the failing answer asks to be left alone.
         spared: calls that would have been rejected, had the circuit not moved on paper only.
-        paper: on which it moved then.
+        paper: on which they were counted.
     """
 
     fence: Fence
@@ -93,7 +93,7 @@ class Evidence:
         self.slices = window.merge(self.slices, newer.slices, newer.policy, now)
         self.streak = max(self.streak, newer.streak)
         self.retry_at = max(self.retry_at, newer.retry_at)
-        if newer.paper != self.paper:
+        if newer.spared and newer.paper != self.paper:
             self.paper, self.spared = newer.paper, 0
         self.spared += newer.spared
 

@@ -134,7 +134,7 @@ class Batch:
         streak: the failures in a row, up to the newest.
         retry_after: how long the failing answer asks to be left alone, in microseconds.
         spared: calls that would have been rejected, had the circuit not moved on paper only.
-        paper: on which it moved then.
+        paper: on which they were counted.
         origin: who tells this (rule 8).
         patience: for how long a rate waits for what other processes have to tell (rule 7).
     """
@@ -243,7 +243,9 @@ def mode_of(circuit: Circuit, policy: Policy) -> Mode:
 
 
 def paper(circuit: Circuit) -> int:
-    """On which paper a circuit moves that is settled: the operator's of that epoch, or none's."""
+    """Which paper a settled circuit moves on under ``METRICS_ONLY``: the epoch of the operator's
+    order, or 0 where it is the policy's.
+    """
     return 0 if circuit.override is None else circuit.override.epoch
 
 

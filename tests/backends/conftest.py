@@ -142,7 +142,7 @@ def make() -> Make:
 
 @pytest.fixture
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feeds look at the clock ten times a second, so that a test need not wait for their end."""
+    """Threads look at the clock ten times a second, so that a test need not wait for their end."""
     monkeypatch.setattr(remote_process, "TICK", 0.1)
 
 

@@ -429,7 +429,7 @@ def test_a_store_that_cannot_do_all_is_lost_once_and_tried_less_and_less(server,
 
 def test_a_store_that_does_not_stay_is_told_of_once(server, live, lines, monkeypatch):
     """As for a user who may do all but deliver."""
-    monkeypatch.setattr(remote_attached, "RETRY_MOST", 1)
+    monkeypatch.setattr(remote_attached, "STAY", 60)
     attach, attached = RedisBackend._attach, []
 
     def counted(*args: Any) -> None:
@@ -447,6 +447,7 @@ def test_a_store_that_does_not_stay_is_told_of_once(server, live, lines, monkeyp
         until(lambda: len(attached) > 2)
         assert lines() == ["lost"]
         until(lambda: "docs/redis.md lists the rights" in (breaker.backend.problem or ""))
+        monkeypatch.setattr(remote_attached, "RETRY_MOST", 1)
         url_of_a_worker(server, client, "+xadd")
     until(lambda: lines() == ["lost", "back"])
 

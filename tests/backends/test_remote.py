@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import threading
@@ -102,6 +103,15 @@ def test_who_has_no_turn_goes_on_with_what_is_known(member, breaker, redis, make
     member._here().turn_at = time.monotonic() + 60
     make(redis()).trip()
     assert breaker.call(ok) == "ok"
+
+
+def test_a_return_is_told_before_anything_else_is_done(member, breaker, caplog):
+    """For meanwhile another thread may have to tell that the store is lost again."""
+    caplog.set_level(logging.INFO, "circuitbreaker_django")
+    process = member._here()
+    process.attached, process.told_lost, process.attached_at = True, True, -inf
+    member._tell_of_return(process)
+    assert "circuits are shared again" in caplog.text
 
 
 def test_one_caller_at_a_time_does_the_work(member, breaker, redis, make):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -85,6 +86,23 @@ def test_a_permit_that_comes_too_late_is_for_the_next_call(half_open, slow, aske
     until(lambda: asked().answer.done())
     assert half_open.call(ok) == "ok"
     assert asked() is None
+
+
+def test_a_permit_that_nobody_takes_is_given_back_while_the_store_is_away(
+    half_open, threaded, slow, asked
+):
+    with pytest.raises(CircuitOpenError):
+        half_open.call(ok)
+    slow.set()
+    until(lambda: asked().answer.done())
+    process = threaded._here()
+    process.retry_at = inf
+
+    def is_given_back() -> bool:
+        process.attached = False
+        return asked() is None
+
+    until(is_given_back)
 
 
 def test_where_calls_are_rare_a_late_permit_waits_for_the_next(half_open, slow, asked):
