@@ -136,9 +136,8 @@ def test_only_the_first_callers_wait_for_an_answer(half_open, slow, asked, monke
     monkeypatch.setattr(remote_permits, "patience_left", patience_left)
     for _ in range(3):
         assert isinstance(half_open.enter(), CircuitOpenError)
-    first, *others = waits
-    assert 0 < first <= 0.05
-    assert set(others) == {0.0}
+    assert waits[0] > 0
+    assert sum(waits) < 0.0501  # of a host that paused, the second waits for the rest of it
     assert asked() is not None
 
 
