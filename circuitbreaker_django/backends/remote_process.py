@@ -282,7 +282,7 @@ def _run(
 ) -> None:
     """Take turns until the owner is gone, whom this thread does not hold while it waits.
 
-    But for what he asked last: a closure of his, until the next round.
+    Only what he asked last refers to him until the next round.
     """
     store: RemoteStore | None = None
     owner: Owner | None = None

@@ -305,8 +305,8 @@ def is_blank(circuit: Circuit, policy: Policy, now: int) -> bool:
 def record(circuit: Circuit, batch: Batch, policy: Policy, now: int) -> Result:
     """Count calls of a closed circuit, and open it when a rule is reached."""
     circuit = settle(circuit, now)
-    on_paper = mode_of(circuit, policy) is Mode.METRICS_ONLY and batch.paper == paper(circuit)
-    if batch.spared and on_paper:
+    on_paper = mode_of(circuit, policy) is Mode.METRICS_ONLY
+    if batch.spared and on_paper and batch.paper == paper(circuit):
         circuit = replace(circuit, spared=circuit.spared + batch.spared)
     closed = circuit.state is CircuitState.CLOSED and counts(circuit, policy)
     if batch.epoch != circuit.epoch or not closed:

@@ -183,9 +183,9 @@ def test_a_breaker_in_a_backend_needs_a_name(backend):
 
 def test_options_are_given_by_name():
     with pytest.raises(TypeError):
-        CircuitBreaker("pay", 5)  # type: ignore[call-arg, arg-type]
+        CircuitBreaker("pay", 5)  # type: ignore[call-arg, arg-type] # is wrong
     with pytest.raises(TypeError):
-        CircuitBreaker("pay", failures=5)  # type: ignore[call-arg]
+        CircuitBreaker("pay", failures=5)  # type: ignore[call-arg] # likewise
 
 
 # -- closed -----------------------------------------------------------------------------------
@@ -692,7 +692,7 @@ def trip_and_reset(breaker: CircuitBreaker) -> None:
 
 def trip_and_wait(breaker: CircuitBreaker) -> None:
     breaker.trip()
-    breaker.backend.clock.advance(30)  # type: ignore[attr-defined]
+    breaker.backend.clock.advance(30)  # type: ignore[attr-defined] # it is a test's
 
 
 MOVES = [CircuitBreaker.reset, CircuitBreaker.trip, trip_and_reset, trip_and_wait]

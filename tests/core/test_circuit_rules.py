@@ -42,7 +42,7 @@ def calls(circuit: Circuit, *slices: Slice, origin: str = "", patience: int = 0)
 def order(
     circuit: Circuit, kind: CommandKind, policy: Policy = POLICY, now: int = NOW, **fields: object
 ) -> tuple[Circuit, Event]:
-    result = core.command(circuit, Command(kind, **fields), policy, now)  # type: ignore[arg-type]
+    result = core.command(circuit, Command(kind, **fields), policy, now)  # type: ignore[arg-type] # of any kind
     assert result is not None
     after, (event,) = result
     return after, event

@@ -375,7 +375,7 @@ class Refusing(Down):
 
 class Hiding(Down):
     @property
-    def __dict__(self) -> Any:  # type: ignore[override]
+    def __dict__(self) -> Any:  # type: ignore[override] # so hostile it is
         raise RuntimeError("nobody is to look at this")
 
 

@@ -312,8 +312,8 @@ end
 
 function circuit.record(c, batch, policy, now)
   c = circuit.settle(c, now)
-  local on_paper = mode_of(c, policy) == 'metrics_only' and batch.paper == paper(c)
-  if batch.spared > 0 and on_paper then
+  local on_paper = mode_of(c, policy) == 'metrics_only'
+  if batch.spared > 0 and on_paper and batch.paper == paper(c) then
     c = replace(c, { spared = c.spared + batch.spared })
   end
   if batch.epoch ~= c.epoch or c.state ~= 'closed' or not counts(c, policy) then
